@@ -1,0 +1,1 @@
+"""Command line and local infrastructure. May use anything; nothing uses it."""

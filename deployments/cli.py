@@ -1,0 +1,423 @@
+"""The command line: `pdf-flows`. Each command answers one operator's question."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import App, CycloptsError, Parameter
+
+from tasks.corpus.failures import PdfFlowsError, StoreError, UsageError
+
+app = App(
+    name="pdf-flows",
+    help="PDFs to Markdown on many workers at once, orchestrated by Prefect. Exit status: 0 all converted or skipped, "
+    "1 some documents failed, 2 bad usage or input, 3 stopped before the end (run again to go on).",
+    version="0.1.0",
+)
+
+Input = Annotated[str, Parameter(help="Where the PDFs are: a folder or s3://bucket/prefix.")]
+Output = Annotated[
+    str, Parameter(help="Where the Markdown goes: a folder or s3://bucket/prefix, not inside the input.")
+]
+RunsUrl = Annotated[str | None, Parameter(help="Where runs are kept, if not in _runs of the output.")]
+Json = Annotated[bool, Parameter(name="--json", negative="", help="Print exactly one JSON object on stdout.")]
+Workers = Annotated[int, Parameter(help="How many workers convert at the same time.")]
+Retries = Annotated[int, Parameter(help="How often a document is tried again after a transient error.")]
+PasswordFile = Annotated[
+    str | None,
+    Parameter(
+        help="Where passwords for encrypted PDFs are: a path (one a line), secretsmanager:NAME or secret:PREFECT_SECRET."
+    ),
+]
+
+
+def _absolute(url: str) -> str:
+    """A folder as an absolute path, for the worker processes; s3:// and the like unchanged."""
+    return url if "://" in url else str(Path(url).expanduser().absolute())
+
+
+@app.command
+def convert(
+    input: Input,
+    output: Output,
+    *,
+    workers: Workers = 2,
+    engine: Annotated[Literal["layout", "dummy"], Parameter(help="What turns pages into Markdown.")] = "layout",
+    limit: Annotated[int | None, Parameter(help="Convert only the first so many documents.")] = None,
+    run_id: Annotated[str | None, Parameter(help="Resume this run.")] = None,
+    runs: RunsUrl = None,
+    retries: Retries = 2,
+    retry_failed: Annotated[bool, Parameter(negative="", help="Also try again what failed for good before.")] = False,
+    document_timeout: Annotated[float, Parameter(help="Seconds that a document may take.")] = 3600.0,
+    page_timeout: Annotated[float, Parameter(help="Seconds that a page may take.")] = 120.0,
+    max_pages: Annotated[int, Parameter(help="Documents with more pages fail as TOO_LARGE.")] = 5000,
+    max_failure_rate: Annotated[
+        str, Parameter(help="Failed documents over which the run's state is Failed: 5% or 0.05.")
+    ] = "5%",
+    password_file: PasswordFile = None,
+    overwrite: Annotated[
+        bool, Parameter(negative="", help="Move outputs that exist to replaced/ and convert their documents again.")
+    ] = False,
+    steal: Annotated[bool, Parameter(help="Let idle workers take over documents of other partitions.")] = True,
+    dry_run: Annotated[bool, Parameter(negative="", help="Only say what would be done.")] = False,
+    page_markers: Annotated[bool, Parameter(help="Put a comment with the page number before each page.")] = True,
+    front_matter: Annotated[bool, Parameter(help="Put YAML front matter before each document.")] = False,
+    launcher: Annotated[
+        Literal["local", "work-pool"],
+        Parameter(help="Processes of this machine, or the work pool of convert-partition."),
+    ] = "local",
+    task_run_limit: Annotated[int, Parameter(help="Above so many documents a task run stands for a batch.")] = 10_000,
+    as_json: Json = False,
+) -> int:
+    """Convert every PDF below INPUT into Markdown below OUTPUT. Run it again after a stop: it goes on."""
+    from tasks.options import Options
+    from tasks.plan import open_stores
+
+    parameters: dict[str, Any] = {
+        "input": _absolute(input),
+        "output": _absolute(output),
+        "workers": workers,
+        "engine": engine,
+        "limit": limit,
+        "run_id": run_id,
+        "runs": _absolute(runs) if runs is not None else None,
+        "retries": retries,
+        "retry_failed": retry_failed,
+        "document_timeout": document_timeout,
+        "page_timeout": page_timeout,
+        "max_pages": max_pages,
+        "max_failure_rate": _rate(max_failure_rate),
+        "password_file": password_file if password_file is None or ":" in password_file else _absolute(password_file),
+        "overwrite": overwrite,
+        "steal": steal,
+        "page_markers": page_markers,
+        "front_matter": front_matter,
+        "launcher": launcher,
+        "task_run_limit": task_run_limit,
+    }
+    options: Options = _options(parameters)
+    if dry_run:
+        return _quote(options, as_json)
+    # What can be refused without a server is refused before one is started.
+    source, output_store, runs_store = open_stores(options)
+    _first_look(source, output_store, runs_store, options)
+
+    from deployments.session import prefect_api, run_flow
+
+    with prefect_api() as server:
+        from flows.convert_corpus import convert_corpus
+
+        server.wait()
+        return run_flow(lambda: convert_corpus(**parameters, return_state=True), as_json=as_json)
+
+
+@app.command
+def plan(
+    input: Input,
+    output: Output,
+    *,
+    workers: Workers = 2,
+    engine: Annotated[Literal["layout", "dummy"], Parameter(help="What turns pages into Markdown.")] = "layout",
+    limit: Annotated[int | None, Parameter(help="Look only at the first so many documents.")] = None,
+    runs: RunsUrl = None,
+    password_file: PasswordFile = None,
+    as_json: Json = False,
+) -> int:
+    """The quote before any work: documents, pages, troubles, partitions, what is done already, expected time."""
+    options = _options(
+        {
+            "input": _absolute(input),
+            "output": _absolute(output),
+            "workers": workers,
+            "engine": engine,
+            "limit": limit,
+            "runs": _absolute(runs) if runs is not None else None,
+            "password_file": password_file,
+        }
+    )
+    return _quote(options, as_json)
+
+
+@app.command
+def audit(output: Output, run_id: str | None = None, /, *, runs: RunsUrl = None, as_json: Json = False) -> int:
+    """Re-read manifest, ledger and output, and print the accounting. Exit 0 only if it closes and nothing came twice."""
+    from tasks.corpus.runs import resolve
+    from tasks.report import RunState, read_report
+    from tasks.supervise import reconcile_run
+
+    output_store, runs_store = _stores(output, runs)
+    spec = resolve(runs_store, run_id)
+    account = reconcile_run(runs_store, output_store, spec).account
+    report = read_report(runs_store, spec.run_id)
+    stopped = report is not None and report.state is RunState.STOPPED
+    finished = account.remaining == 0 or stopped
+    if as_json:
+        _print_json({"run_id": spec.run_id, **account.model_dump(), "closes": account.closes, "finished": finished})
+    else:
+        _say(
+            f"run {spec.run_id}: {account.documents} documents = {account.converted} converted + {account.skipped} skipped"
+            f" + {account.failed} failed + {account.quarantined} quarantined + {account.remaining} remaining"
+        )
+        _say(
+            f"partial {account.partial}, recovered {account.recovered}, published twice {account.duplicates}, lost {account.lost}"
+        )
+        for key in account.duplicate_keys:
+            _say(f"published twice: {key}")
+        for key in account.lost_keys:
+            _say(f"recorded as converted, but its output is gone: {key}")
+        if account.remaining:
+            _say(
+                "the run was stopped before its end"
+                if stopped
+                else "the run did not come to its end: run convert again"
+            )
+        _say("the accounting closes" if account.closes and finished else "THE ACCOUNTING DOES NOT CLOSE")
+    return 0 if account.closes and finished else 1
+
+
+@app.command
+def failures(output: Output, run_id: str | None = None, /, *, runs: RunsUrl = None, as_json: Json = False) -> int:
+    """Why documents failed: causes grouped, then a line a document with the command that replays just it."""
+    from tasks.corpus.failure_file import replay_command
+    from tasks.corpus.names import printable
+    from tasks.corpus.runs import resolve
+    from tasks.supervise import reconcile_run
+
+    output_store, runs_store = _stores(output, runs)
+    spec = resolve(runs_store, run_id)
+    found = reconcile_run(runs_store, output_store, spec).failures
+    if as_json:
+        _print_json(
+            {
+                "run_id": spec.run_id,
+                "failures": [
+                    {
+                        **failed.model_dump(mode="json", exclude={"key", "name"}),
+                        "key": printable(failed.key),
+                        "replay": replay_command(spec.identity.output, spec.run_id, failed.key),
+                    }
+                    for failed in found
+                ],
+            }
+        )
+        return 0
+    if not found:
+        _say(f"run {spec.run_id}: no failures")
+        return 0
+    groups: dict[tuple[str, str], int] = {}
+    for failed in found:
+        group = (failed.failure.category.value, failed.failure.phase.value)
+        groups[group] = groups.get(group, 0) + 1
+    _say(f"run {spec.run_id}: {len(found)} documents failed")
+    for (category, phase), count in sorted(groups.items(), key=lambda item: -item[1]):
+        _say(f"  {count:>6}  {category} ({phase})")
+    for failed in found:
+        _say(f"{printable(failed.key)}: {failed.failure.category}: {failed.failure.message}")
+        _say(f"    {replay_command(spec.identity.output, spec.run_id, failed.key)}")
+    return 0
+
+
+@app.command
+def retry(
+    output: Output,
+    run_id: str | None = None,
+    /,
+    *,
+    runs: RunsUrl = None,
+    category: Annotated[str | None, Parameter(help="Only failures of this category.")] = None,
+    partial: Annotated[bool, Parameter(negative="", help="The documents published with gaps instead.")] = False,
+    document: Annotated[
+        list[str] | None, Parameter(negative="", help="Only this document (may be given again).")
+    ] = None,
+    workers: Workers = 2,
+    retries: Retries = 2,
+    password_file: PasswordFile = None,
+    as_json: Json = False,
+) -> int:
+    """Convert again what a run recorded as failed, as a new run with the same parameters."""
+    from tasks.corpus.runs import resolve
+
+    _, runs_store = _stores(output, runs)
+    spec = resolve(runs_store, run_id)
+
+    from deployments.session import prefect_api, run_flow
+
+    with prefect_api() as server:
+        from flows.retry_failures import retry_failures
+
+        server.wait()
+        return run_flow(
+            lambda: retry_failures(
+                output=_absolute(output),
+                run_id=spec.run_id,
+                runs=_absolute(runs) if runs is not None else None,
+                category=category,
+                partial=partial,
+                documents=document,
+                workers=workers,
+                retries=retries,
+                password_file=password_file,
+                return_state=True,
+            ),
+            as_json=as_json,
+        )
+
+
+@app.command
+def runs(output: Output, /, *, runs: RunsUrl = None, as_json: Json = False) -> int:
+    """The runs on an output, oldest first."""
+    from tasks.corpus.runs import read_run, starts
+    from tasks.report import read_report
+
+    _, runs_store = _stores(output, runs)
+    rows: list[dict[str, Any]] = []
+    for run_id in dict.fromkeys(start.run_id for _, start in starts(runs_store)):
+        try:
+            spec = read_run(runs_store, run_id)
+        except UsageError:
+            continue
+        report = read_report(runs_store, run_id)
+        rows.append(
+            {
+                "run_id": run_id,
+                "created": spec.created,
+                "engine": spec.identity.engine,
+                "documents": spec.documents,
+                "state": report.state.value if report is not None else "not finished",
+                "converted": report.converted if report is not None else None,
+                "failed": report.failed + report.quarantined if report is not None else None,
+                "remaining": report.remaining if report is not None else None,
+            }
+        )
+    if as_json:
+        _print_json({"runs": rows})
+        return 0
+    if not rows:
+        raise UsageError(f"there are no runs in {runs_store.url}: convert something first")
+    _say(
+        f"{'run':<24} {'created':<26} {'engine':<8} {'documents':>9} {'converted':>9} {'failed':>6} {'left':>6}  state"
+    )
+    for row in rows:
+        shown = {name: "-" if value is None else value for name, value in row.items()}
+        _say(
+            "{run_id:<24} {created:<26} {engine:<8} {documents:>9} {converted:>9} {failed:>6} {remaining:>6}  {state}".format(
+                **shown
+            )
+        )
+    return 0
+
+
+@app.command
+def up(*, workers_limit: Annotated[int | None, Parameter(help="Workers at the same time at most.")] = None) -> int:
+    """A local Prefect server with work pools, workers and deployments: trigger runs from its UI."""
+    from deployments.up import up as run
+
+    return int(run(workers_limit=workers_limit))
+
+
+@app.command
+def ui() -> int:
+    """The Prefect UI with the history of the local runs."""
+    from deployments.up import ui as run
+
+    return int(run())
+
+
+def _options(parameters: dict[str, Any]) -> Any:
+    from tasks.options import options_of
+
+    return options_of(**parameters)
+
+
+def _quote(options: Any, as_json: bool) -> int:
+    from tasks.quote import quote
+
+    found = quote(options)
+    if as_json:
+        _print_json(found.model_dump(mode="json"))
+    else:
+        for line in found.lines():
+            _say(line)
+    return 0
+
+
+def _first_look(source: Any, output: Any, runs: Any, options: Any) -> None:
+    from tasks.corpus.runs import read_run
+    from tasks.passwords import PREFECT_SECRET, read_passwords
+    from tasks.plan import list_documents
+
+    output.probe()
+    runs.probe()
+    if options.run_id is not None:
+        read_run(runs, options.run_id)
+    if options.password_file is not None and not options.password_file.startswith(PREFECT_SECRET):
+        read_passwords(options.password_file)
+    if next(list_documents(source), None) is None:
+        raise UsageError(f"no PDFs (*.pdf) in {source.url}: nothing to convert")
+
+
+def _stores(output: str, runs: str | None) -> tuple[Any, Any]:
+    from tasks.corpus.store import open_store
+
+    where = _absolute(output)
+    runs_url = _absolute(runs) if runs is not None else f"{where.rstrip('/')}/_runs"
+    output_store = open_store(where)
+    try:
+        return output_store, open_store(runs_url)
+    except UsageError:
+        raise UsageError(
+            f"there are no runs in {runs_url}: convert something first, or name the place with --runs"
+        ) from None
+
+
+def _rate(text: str) -> float:
+    try:
+        rate = float(text.removesuffix("%")) / 100 if text.endswith("%") else float(text)
+    except ValueError:
+        raise UsageError(f"bad --max-failure-rate {text!r}: give a share such as 5% or 0.05") from None
+    if not 0 <= rate <= 1:
+        raise UsageError(f"bad --max-failure-rate {text!r}: it must lie between 0% and 100%")
+    return rate
+
+
+def _print_json(data: object) -> None:
+    sys.stdout.write(json.dumps(data) + "\n")
+    sys.stdout.flush()
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+
+
+def main() -> None:
+    """The console script. Every error that a person can mend is one line on stderr and a status."""
+    try:
+        status = app(exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        sys.stderr.write(f"pdf-flows: {' '.join(str(error).split())} (see pdf-flows --help)\n")
+        sys.exit(2)
+    except UsageError as error:
+        sys.stderr.write(f"pdf-flows: {error}\n")
+        sys.exit(2)
+    except StoreError as error:
+        sys.stderr.write(f"pdf-flows: {error}\n")
+        sys.exit(3)
+    except PdfFlowsError as error:
+        sys.stderr.write(f"pdf-flows: {error}\n")
+        sys.exit(3)
+    except KeyboardInterrupt:
+        sys.stderr.write("pdf-flows: interrupted; run the same command again to go on\n")
+        sys.exit(3)
+    except BrokenPipeError:
+        # The reader of our output left (`| head`): nothing to say, nobody to say it to.
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 - must outlive this function
+        sys.exit(0)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+if __name__ == "__main__":
+    main()

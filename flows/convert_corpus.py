@@ -1,0 +1,86 @@
+"""Parent flow: convert a folder or a bucket of PDFs."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from prefect import flow, get_run_logger
+
+
+@flow(name="convert-corpus", validate_parameters=True, persist_result=False)
+def convert_corpus(
+    input: str,
+    output: str,
+    workers: int = 2,
+    engine: Literal["layout", "dummy"] = "layout",
+    limit: int | None = None,
+    run_id: str | None = None,
+    runs: str | None = None,
+    retries: int = 2,
+    retry_failed: bool = False,
+    document_timeout: float = 3600.0,
+    page_timeout: float = 120.0,
+    max_pages: int = 5000,
+    max_failure_rate: float = 0.05,
+    password_file: str | None = None,
+    overwrite: bool = False,
+    steal: bool = True,
+    dry_run: bool = False,
+    page_markers: bool = True,
+    front_matter: bool = False,
+    launcher: Literal["local", "work-pool"] = "local",
+    task_run_limit: int = 10_000,
+) -> Any:
+    """Convert every PDF below the input into Markdown below the output, once, whatever happens to the workers.
+
+    Run again after a stop or a crash: what is done stays done, and the rest is converted.
+
+    Args:
+        input: Where the PDFs are: a folder or s3://bucket/prefix.
+        output: Where the Markdown goes: a folder or s3://bucket/prefix, not inside the input.
+        workers: How many workers convert at the same time.
+        engine: What turns pages into Markdown: layout (CPU), or dummy (tests: no PDF is read).
+        limit: Convert only the first so many documents, in the order of their names.
+        run_id: Resume this run. Input, output, engine and limits must be the same; workers and retries may change.
+        runs: Where runs are kept (manifest, claims, ledger, reports): a folder or s3:// prefix. Default: _runs in the output.
+        retries: How often a document is tried again after a transient error.
+        retry_failed: Also try documents again that failed for good before.
+        document_timeout: Seconds that a document may take.
+        page_timeout: Seconds that a page may take.
+        max_pages: Documents with more pages fail as TOO_LARGE.
+        max_failure_rate: The run's state is Failed if more than this share of the documents failed (0.05 is 5 %).
+        password_file: Where passwords for encrypted PDFs are: a path, secretsmanager:<name> or secret:<Prefect Secret>.
+        overwrite: Move outputs that exist to the run's replaced/ folder and convert their documents again.
+        steal: Let idle workers take over unclaimed documents of other partitions.
+        dry_run: Only say what would be done.
+        page_markers: Put a comment with the page number before each page.
+        front_matter: Put YAML front matter (source, sha256, pages, engine, versions) before each document.
+        launcher: Where workers run: local (processes beside the parent) or work-pool (runs of the deployment convert-partition).
+        task_run_limit: Above so many documents, one task run stands for a batch of documents instead of one.
+    """
+    from flows.convert_partition import convert_partition
+    from tasks.entry import convert
+
+    parameters = dict(
+        input=input,
+        output=output,
+        workers=workers,
+        engine=engine,
+        limit=limit,
+        run_id=run_id,
+        runs=runs,
+        retries=retries,
+        retry_failed=retry_failed,
+        document_timeout=document_timeout,
+        page_timeout=page_timeout,
+        max_pages=max_pages,
+        max_failure_rate=max_failure_rate,
+        password_file=password_file,
+        overwrite=overwrite,
+        steal=steal,
+        page_markers=page_markers,
+        front_matter=front_matter,
+        launcher=launcher,
+        task_run_limit=task_run_limit,
+    )
+    return convert(parameters, get_run_logger(), convert_partition, dry_run=dry_run)

@@ -1,0 +1,53 @@
+"""Flow: convert again what a run recorded as failed."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from prefect import flow, get_run_logger
+
+
+@flow(name="retry-failures", validate_parameters=True, persist_result=False)
+def retry_failures(
+    output: str,
+    run_id: str | None = None,
+    runs: str | None = None,
+    category: str | None = None,
+    partial: bool = False,
+    documents: list[str] | None = None,
+    workers: int = 2,
+    retries: int = 2,
+    password_file: str | None = None,
+    launcher: Literal["local", "work-pool"] = "local",
+) -> Any:
+    """Convert again the documents that a run recorded as failed (or as partial), as a new run with the same parameters.
+
+    Args:
+        output: The output of the run whose failures are to be converted again.
+        run_id: That run. Default: the latest.
+        runs: Where runs are kept, if not in _runs of the output.
+        category: Only failures of this category (ENCRYPTED, TIMEOUT, ...).
+        partial: The documents that were published with gaps, instead of the failed ones; their outputs are kept in replaced/.
+        documents: Only these documents (their keys).
+        workers: How many workers convert at the same time.
+        retries: How often a document is tried again after a transient error.
+        password_file: Where passwords for encrypted PDFs are: a path, secretsmanager:<name> or secret:<Prefect Secret>.
+        launcher: Where workers run: local (processes beside the parent) or work-pool (runs of the deployment convert-partition).
+    """
+    from flows.convert_partition import convert_partition
+    from tasks.entry import retry
+
+    return retry(
+        output,
+        get_run_logger(),
+        convert_partition,
+        run_id=run_id,
+        runs=runs,
+        category=category,
+        partial=partial,
+        documents=documents,
+        workers=workers,
+        retries=retries,
+        password_file=password_file,
+        launcher=launcher,
+    )

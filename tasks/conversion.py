@@ -1,0 +1,236 @@
+"""A whole conversion within the parent flow run: plan, launch, supervise, report."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+from prefect import Flow, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.context import FlowRunContext
+from prefect.exceptions import PrefectException, TerminationSignal
+from prefect.states import Completed, Failed
+
+from tasks.convert import failure_rows, publish_table
+from tasks.corpus import paths
+from tasks.corpus.audit import Reconciliation
+from tasks.corpus.failures import UsageError
+from tasks.corpus.names import printable
+from tasks.launch import LocalLauncher, WorkPoolLauncher
+from tasks.options import LauncherName, Options
+from tasks.passwords import read_passwords
+from tasks.plan import Planned, Selection, open_stores, plan_run
+from tasks.report import Report, RunState
+from tasks.supervise import Log, ParentLease, Progress, Supervision, conclude, end_former_lives, reconcile_run
+
+TASK_RUNS_PER_SECOND = 30.0
+"""What Prefect's server records without dropping any, with room to spare: measured 40 to 50 on one core."""
+BATCH = 100
+"""Documents a task run above `task_run_limit`."""
+BEAT_FOLDER_SECONDS = 2.0
+BEAT_S3_SECONDS = 15.0
+
+
+@task(name="plan", cache_policy=NO_CACHE, persist_result=False)
+def plan(options: Options, selection: Selection | None, note: Callable[[str], None]) -> Planned | Any:
+    """List, settle names, freeze the manifest. A usage error comes back as this task run's Failed state."""
+    try:
+        return plan_run(options, selection, note)
+    except UsageError as error:
+        return Failed(message=str(error))
+
+
+def worker_parameters(options: Options, planned: Planned, epoch: int) -> Callable[[int], dict[str, Any]]:
+    """The parameters of each worker's flow run: where the run is, and what may differ between its starts."""
+    cores = os.process_cpu_count() if hasattr(os, "process_cpu_count") else len(os.sched_getaffinity(0))
+    shared = cores // options.workers if options.launcher is LauncherName.LOCAL else cores
+    s3 = options.runs_url.startswith("s3://")
+
+    def parameters(worker: int) -> dict[str, Any]:
+        return {
+            "runs": options.runs_url,
+            "run_id": planned.spec.run_id,
+            "worker": worker,
+            "workers": options.workers,
+            "epoch": epoch,
+            "retries": options.retries,
+            "retry_failed": options.retry_failed,
+            "steal": options.steal,
+            "threads": max(1, shared),
+            "beat_seconds": BEAT_S3_SECONDS if s3 else BEAT_FOLDER_SECONDS,
+            "task_runs_per_second": TASK_RUNS_PER_SECOND / options.workers,
+            "batch": BATCH if planned.spec.documents > options.task_run_limit else 1,
+            "password_file": options.password_file,
+        }
+
+    return parameters
+
+
+class Conversion:
+    """One call's conversion. `stop` may be called from a signal handler or another thread."""
+
+    def __init__(
+        self,
+        options: Options,
+        log: Log,
+        child: Flow[..., Any],
+        *,
+        selection: Selection | None = None,
+        on_progress: Callable[[Progress], None] = lambda progress: None,
+    ) -> None:
+        self._options = options
+        self._log = log
+        self._child = child
+        self._selection = selection
+        self._on_progress = on_progress
+        self._supervision: Supervision | None = None
+        self._stopped: str | None = None
+
+    def stop(self, reason: str) -> None:
+        """Drain the workers and end."""
+        self._stopped = self._stopped or reason
+        if self._supervision is not None:
+            self._supervision.stop(reason)
+
+    def run(self) -> Report:
+        """Raises UsageError before any work, StoreError where not even a report can be written."""
+        options, log = self._options, self._log
+        begun = time.monotonic()
+        read_passwords(options.password_file)
+        planned = plan(options, self._selection, log.info, return_state=True)
+        if not planned.is_completed():
+            raise UsageError(planned.message or "the run could not be planned")
+        done: Planned = planned.result()
+        spec = done.spec
+        for note in done.notes:
+            log.warning("%s", note)
+        _, output, runs = open_stores(options)
+        context = FlowRunContext.get()
+        flow_run_id = str(context.flow_run.id) if context is not None and context.flow_run is not None else None
+        s3 = options.runs_url.startswith("s3://")
+        with ParentLease(runs, spec.run_id, flow_run_id, BEAT_S3_SECONDS if s3 else BEAT_FOLDER_SECONDS) as lease:
+            before = 0
+            waiting = done.waiting
+            if done.resumed:
+                end_former_lives(runs, spec.run_id)
+                account = reconcile_run(runs, output, spec).account
+                before = account.pages
+                waiting = account.remaining + account.failed + account.quarantined
+            log.info(
+                "Run %s: %d documents, %d waiting, %d workers", spec.run_id, spec.documents, waiting, options.workers
+            )
+            stopped = self._stopped
+            if waiting and stopped is None:
+                parameters = worker_parameters(options, done, lease.epoch)
+                launcher: LocalLauncher | WorkPoolLauncher
+                if options.launcher is LauncherName.LOCAL:
+                    launcher = LocalLauncher(self._child, parameters, spec.run_id, _relay)
+                else:
+                    launcher = WorkPoolLauncher(parameters, spec.run_id, lease.epoch)
+                self._supervision = Supervision(
+                    runs,
+                    spec,
+                    lease,
+                    launcher,
+                    options.workers,
+                    log,
+                    look_seconds=5.0 if s3 else 1.0,
+                    on_progress=self._on_progress,
+                )
+                if self._stopped is not None:
+                    self._supervision.stop(self._stopped)
+                try:
+                    stopped = self._supervision.run()
+                except (KeyboardInterrupt, TerminationSignal):
+                    # A cancelled parent drains its children itself: Prefect's server would take a minute to tell them.
+                    self._supervision.stop("interrupted")
+                    stopped = self._supervision.run()
+            report, result = conclude(
+                runs,
+                output,
+                spec,
+                stopped=stopped,
+                seconds=time.monotonic() - begun,
+                pages_before=before,
+                max_failure_rate=options.max_failure_rate,
+            )
+        _artifacts(report, result, runs.url, log)
+        log.info(
+            "%s: %d documents = %d converted + %d skipped + %d failed + %d quarantined + %d remaining; %d pages in %.1f s",
+            report.state,
+            report.documents,
+            report.converted,
+            report.skipped,
+            report.failed,
+            report.quarantined,
+            report.remaining,
+            report.pages,
+            report.seconds,
+        )
+        return report
+
+
+def final_state(report: Report) -> Any:
+    """The parent flow run's state: named so that the UI says what happened."""
+    message = report.why or f"{report.converted} converted, {report.skipped} skipped"
+    if report.state in (RunState.FAILED, RunState.STOPPED):
+        return Failed(name=report.state.value, message=message)
+    return Completed(name=report.state.value, message=message)
+
+
+def _relay(line: str) -> None:
+    """A worker's line on this process's stderr: it was logged to its own flow run already."""
+    with _relaying:
+        sys.stderr.write(line + "\n")
+        sys.stderr.flush()
+
+
+_relaying = threading.Lock()
+
+
+def _artifacts(report: Report, result: Reconciliation, runs_url: str, log: Log) -> None:
+    failures = result.failures
+    try:
+        create_markdown_artifact(key="run", markdown=summary_markdown(report), description=f"Run {report.run_id}")
+    except (httpx.HTTPError, PrefectException, OSError) as error:
+        log.warning("The artifact run could not be stored: %s", error)
+        return
+    if failures:
+        where = f"{runs_url.rstrip('/')}/{paths.failures_prefix(report.run_id)}"
+        publish_table(
+            "failures",
+            failure_rows(failures),
+            f"{len(failures)} documents of run {report.run_id} failed; all of them, with the commands that replay "
+            f"them, stand in `{where}`.",
+            log,
+        )
+
+
+def summary_markdown(report: Report) -> str:
+    """The parent's artifact."""
+    rows = [
+        ("documents", report.documents),
+        ("converted", report.converted),
+        ("of them partial", report.partial),
+        ("skipped", report.skipped),
+        ("failed", report.failed),
+        ("quarantined", report.quarantined),
+        ("remaining", report.remaining),
+        ("published twice", report.duplicates),
+        ("pages", report.pages),
+        ("seconds", report.seconds),
+        ("pages per second", report.pages_per_second),
+    ]
+    lines = [f"# {report.state}", "", report.why or "", "", "| | |", "| --- | ---: |"]
+    lines += [f"| {name} | {value:,} |" for name, value in rows]
+    if report.categories:
+        lines += ["", "| failures | documents |", "| --- | ---: |"]
+        lines += [f"| {category} | {count:,} |" for category, count in report.categories.items()]
+    lines += ["", f"Report: `{printable(report.report)}`"]
+    return "\n".join(lines)

@@ -1,0 +1,212 @@
+"""Convert: one worker's life as a Prefect flow run's work, one task run a document (or a batch of them)."""
+
+from __future__ import annotations
+
+import contextvars
+import os
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import httpx
+from prefect import task
+from prefect.artifacts import create_table_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.context import FlowRunContext
+from prefect.exceptions import PrefectException
+from prefect.settings import get_current_settings
+from prefect.states import Completed, Failed
+
+from tasks.corpus.failures import Failure, PdfFlowsError
+from tasks.corpus.ledger import Outcome, Record
+from tasks.corpus.manifest import Row
+from tasks.corpus.names import printable
+from tasks.worker import Log, Summary, Worker, WorkerSettings
+
+SHOWN_IN_ARTIFACT = 1000
+"""Rows of a table artifact at most: the UI loads it whole."""
+
+
+@task(name="convert-document", task_run_name="{name}", cache_policy=NO_CACHE, persist_result=False)
+def convert_document(name: str, work: Callable[[], Record], box: list[Record]) -> Any:
+    """One document. The record goes into `box`; the task run's state says what became of it."""
+    record = work()
+    box.append(record)
+    if record.failure is not None:
+        return Failed(message=f"{record.failure.category}: {record.failure.message}")
+    if record.outcome is Outcome.RELEASED:
+        return Completed(name="Released", message="given back unfinished: another life converts it")
+    return Completed(message=f"{record.outcome} {record.pages or 0} pages")
+
+
+@task(name="convert-batch", task_run_name="{name}", cache_policy=NO_CACHE, persist_result=False)
+def record_batch(name: str, records: list[tuple[str, str]]) -> Any:
+    """A batch of documents just converted, in runs too large for a task run each; (key, outcome) of every one."""
+    failed = [key for key, outcome in records if outcome in (Outcome.FAILED, Outcome.QUARANTINED)]
+    return Completed(message=f"{len(records)} documents, {len(failed)} failures")
+
+
+class Around(Protocol):
+    """Runs a document's work within Prefect's records."""
+
+    def __call__(self, row: Row, work: Callable[[], Record]) -> Record: ...
+
+
+class PacedTaskRuns:
+    """One task run a document, no faster than Prefect's server records them: faster ones it would drop silently.
+
+    Args:
+        per_second: task runs a second of this worker (its share of the server's rate).
+    """
+
+    def __init__(self, per_second: float) -> None:
+        self._context = contextvars.copy_context()
+        self._lock = threading.Lock()
+        self._gap = 1.0 / per_second
+        self._next = 0.0
+
+    def __call__(self, row: Row, work: Callable[[], Record]) -> Record:
+        with self._lock:
+            now = time.monotonic()
+            wait = max(0.0, self._next - now)
+            self._next = max(now, self._next) + self._gap
+            context = self._context.copy()
+        if wait > 0:
+            time.sleep(wait)
+        box: list[Record] = []
+        _ = context.run(convert_document, printable(row.key), work, box)
+        return box[0]
+
+
+class BatchedTaskRuns:
+    """One task run for every `size` documents: a million task runs would take the server hours to record."""
+
+    def __init__(self, size: int) -> None:
+        self._context = contextvars.copy_context()
+        self._lock = threading.Lock()
+        self._size = size
+        self._records: list[tuple[str, str]] = []
+        self._batches = 0
+
+    def __call__(self, row: Row, work: Callable[[], Record]) -> Record:
+        record = work()
+        with self._lock:
+            self._records.append((printable(row.key), record.outcome))
+            full = len(self._records) >= self._size
+        if full:
+            self.flush()
+        return record
+
+    def flush(self) -> None:
+        """Record what is there."""
+        with self._lock:
+            records, self._records = self._records, []
+            number = self._batches
+            self._batches += 1
+            context = self._context.copy()
+        if records:
+            _ = context.run(record_batch, f"batch-{number}", records)
+
+
+class HasFailure(Protocol):
+    """A ledger record, or a failed document of an account."""
+
+    @property
+    def key(self) -> str: ...
+    @property
+    def failure(self) -> Failure | None: ...
+
+
+def failure_rows(records: Sequence[HasFailure]) -> list[dict[str, Any]]:
+    """Rows of the failures table."""
+    return [
+        {
+            "document": printable(record.key),
+            "category": record.failure.category.value,
+            "phase": record.failure.phase.value,
+            "retryable": "yes" if record.failure.retryable else "no",
+            "attempts": record.failure.attempts,
+            "message": record.failure.message,
+        }
+        for record in records[:SHOWN_IN_ARTIFACT]
+        if record.failure is not None
+    ]
+
+
+def publish_table(key: str, rows: list[dict[str, Any]], description: str, log: Log) -> None:
+    """A table artifact on the current flow run; without an API there is none, and the work is none the worse."""
+    try:
+        create_table_artifact(key=key, table=rows, description=description)
+    except (httpx.HTTPError, PrefectException, OSError) as error:
+        log.warning("The artifact %s could not be stored: %s", key, error)
+
+
+def work_partition(settings: WorkerSettings, log: Log, passwords: list[str], around: Around) -> Summary:
+    """A worker's life within the current flow run; its failures end up in a table artifact."""
+    from tasks.fleet.local import when_parent_is_gone
+
+    context = FlowRunContext.get()
+    flow_run_id = str(context.flow_run.id) if context is not None and context.flow_run is not None else None
+    failed: list[Record] = []
+    worker = Worker(
+        settings, log, passwords=passwords, around=around, flow_run_id=flow_run_id, on_failure=failed.append
+    )
+    if os.environ.get("PDF_FLOWS_PARENT_PIPE"):
+        when_parent_is_gone(lambda: worker.drain("the parent is gone"))
+    try:
+        return worker.run()
+    finally:
+        if isinstance(around, BatchedTaskRuns):
+            around.flush()
+        if failed:
+            publish_table(
+                f"failures-worker-{settings.worker}",
+                failure_rows(failed),
+                f"Documents that worker {settings.worker} could not convert ({len(failed)}).",
+                log,
+            )
+
+
+def end_state(life: Callable[[], Summary]) -> Any:
+    """Live, and say how it ended as the flow run's state: errors that the project knows are messages, not tracebacks."""
+    code = 1
+    try:
+        summary = life()
+        code = 0
+    except PdfFlowsError as error:
+        return Failed(message=str(error))
+    finally:
+        _leave_when_api_is_gone(code)
+    message = f"{summary.converted}/{summary.assigned} converted, {summary.failed} failures, {summary.pages} pages"
+    if summary.stopped is not None:
+        return Completed(name="Drained", message=f"{message}; {summary.stopped}")
+    return Completed(message=message)
+
+
+def _leave_when_api_is_gone(code: int, period: float = 2.0, misses: int = 2) -> None:
+    """End this process soon if the Prefect API does not answer any more.
+
+    Prefect's client would hold a finished process for minutes, reconnecting once for each event that it still has; the
+    ledger has everything by now. Only in a process of our own (a worker's).
+    """
+    api = get_current_settings().api.url
+    if not os.environ.get("PDF_FLOWS_PARENT_PIPE") or api is None or not str(api).startswith("http"):
+        return
+
+    def watch() -> None:
+        missed = 0
+        while missed < misses:
+            time.sleep(period)
+            try:
+                urllib.request.urlopen(f"{api}/health", timeout=5).close()  # noqa: S310 - http, checked above
+                missed = 0
+            except OSError:
+                missed += 1
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+    threading.Thread(target=watch, name="exit-guard", daemon=True).start()

@@ -1,0 +1,109 @@
+"""Claims: create-if-absent objects that give one life the right to convert one document.
+
+`claims/<partition>/<index>/<n>` with n = 0, 1, ...: n + 1 takes over a released or expired n. Who wins is decided by
+the store's create-if-absent alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from tasks.corpus import paths
+from tasks.corpus.failures import StoreError
+from tasks.corpus.paths import SCHEMA
+from tasks.corpus.store import Store
+
+
+class Holder(BaseModel):
+    """A claim's content: the life that holds it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    schema_version: int = SCHEMA
+    worker: int
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A claim that this life holds."""
+
+    partition: int
+    index: int
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """The newest claim on a document, as a listing shows it."""
+
+    index: int
+    n: int
+    released: bool
+
+
+def newest(partition_prefix: str, keys: Iterable[str]) -> Iterator[Claimed]:
+    """The newest claim of each document from a sorted listing of one partition's claims. Pure; streams."""
+    current: Claimed | None = None
+    for key in keys:
+        index_text, _, rest = key[len(partition_prefix) :].partition("/")
+        number, dot, suffix = rest.partition(".")
+        if not index_text.isdigit() or not number.isdigit() or (dot and suffix != "released"):
+            continue
+        index, n, released = int(index_text), int(number), bool(dot)
+        if current is not None and current.index != index:
+            yield current
+            current = None
+        # "10" sorts before "9": compare numbers, not names.
+        if current is None or n > current.n:
+            current = Claimed(index, n, released)
+        elif n == current.n and released:
+            current = Claimed(index, n, True)
+    if current is not None:
+        yield current
+
+
+class Claims:
+    """One life's hand on the claims of a run."""
+
+    def __init__(self, store: Store, run_id: str, holder: Holder) -> None:
+        self._store = store
+        self._run_id = run_id
+        self._holder = holder
+        self._content = holder.model_dump_json().encode()
+
+    def take(self, partition: int, index: int, n: int = 0) -> Claim | None:
+        """Claim `n` on a document, None if another life has it."""
+        key = paths.claim(self._run_id, partition, index, n)
+        if self._store.create(key, self._content, {"worker": str(self._holder.worker)}):
+            return Claim(partition, index, n)
+        # A lost response makes our own claim look like another's; its content tells.
+        return Claim(partition, index, n) if self.holder(partition, index, n) == self._holder else None
+
+    def release(self, claim: Claim) -> None:
+        """Give a claim back unfinished: the next life need not wait for it to expire."""
+        self._store.create(paths.released(self._run_id, claim.partition, claim.index, claim.n), b"")
+
+    def holder(self, partition: int, index: int, n: int) -> Holder:
+        """Who holds claim `n`. Raises NotFound where there is none."""
+        try:
+            return Holder.model_validate_json(self._store.read(paths.claim(self._run_id, partition, index, n)))
+        except ValidationError as error:
+            raise StoreError(f"claim {index}/{n} of run {self._run_id} can't be read") from error
+
+    def mine(self, claim: Claim) -> bool:
+        """Whether the claim is still this life's and the newest: what a holder in doubt reads before it publishes."""
+        prefix = paths.claim(self._run_id, claim.partition, claim.index, 0)[: -len("0")]
+        found = [info.key for info in self._store.list(prefix)]
+        top = next(iter(newest(paths.claims(self._run_id, claim.partition), found)), None)
+        if top is None or top.n != claim.n or top.released:
+            return False
+        return self.holder(claim.partition, claim.index, claim.n) == self._holder
+
+    def listed(self, partition: int) -> Iterator[Claimed]:
+        """The newest claims of a partition, in order of the index."""
+        prefix = paths.claims(self._run_id, partition)
+        return newest(prefix, (info.key for info in self._store.list(prefix)))

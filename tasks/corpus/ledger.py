@@ -1,0 +1,185 @@
+"""The ledger: one record for every outcome of every document, in segments that are never rewritten.
+
+A life writes `ledger-<seq>.jsonl` below its own prefix. An intent record is durable before the publishing PUT, so that
+an output without an outcome (a lost response, a kill at the wrong instant) can be told from somebody else's.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from enum import StrEnum
+from typing import NamedTuple
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from tasks.corpus.failures import Failure, StoreError
+from tasks.corpus.paths import SCHEMA
+from tasks.corpus.store import Store
+
+FLUSH_SECONDS = 30.0
+"""A record never waits longer."""
+
+
+class Outcome(StrEnum):
+    """What became of a document in one life's hands."""
+
+    INTENT = "intent"
+    """About to publish; not an outcome yet."""
+    CONVERTED = "converted"
+    RECOVERED = "recovered"
+    """Published by an earlier life of this run that could not say so."""
+    SKIPPED = "skipped"
+    """The output was there already and is not this run's."""
+    FAILED = "failed"
+    QUARANTINED = "quarantined"
+    """Its sandbox child died twice: not tried again unless asked."""
+    RELEASED = "released"
+    """Given back unfinished (drain); not an outcome either."""
+
+    @property
+    def final(self) -> bool:
+        """Whether it closes the document's account."""
+        return self not in (Outcome.INTENT, Outcome.RELEASED)
+
+    @property
+    def published(self) -> bool:
+        """Whether this run put the output there."""
+        return self in (Outcome.CONVERTED, Outcome.RECOVERED)
+
+
+class Publisher(NamedTuple):
+    """The life that put an output there."""
+
+    worker: int
+    attempt: int
+
+
+class Record(BaseModel):
+    """One line of a ledger."""
+
+    model_config = ConfigDict(frozen=True)
+
+    schema_version: int = SCHEMA
+    worker: int
+    attempt: int
+    epoch: int
+    index: int
+    key: str
+    name: str
+    outcome: Outcome
+    claim: int = 0
+    at: float
+    """Seconds since 1970 by the writer's clock: for people, never compared."""
+    sha256: str | None = None
+    """Of the Markdown (intent, converted, recovered)."""
+    source_sha256: str | None = None
+    bytes: int | None = None
+    pages: int | None = None
+    gaps: list[int] = []
+    """Pages that are named gaps in the output: the document is partial."""
+    warnings: list[str] = []
+    seconds: dict[str, float] = {}
+    """fetch, engine, publish, total."""
+    engine: str | None = None
+    failure: Failure | None = None
+    publisher: Publisher | None = None
+    """Of a recovered output: the life whose intent it fulfils."""
+
+    @property
+    def partial(self) -> bool:
+        """Published with named gaps."""
+        return bool(self.gaps)
+
+    @property
+    def published_by(self) -> Publisher:
+        """The life that put the output there, for a published record."""
+        return self.publisher or Publisher(self.worker, self.attempt)
+
+
+class LedgerWriter:
+    """Writes one life's segments. Thread-safe; concurrent flushes share one segment (group commit).
+
+    Args:
+        prefix: of the life, ends with "/".
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, store: Store, prefix: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._store = store
+        self._prefix = prefix
+        self._clock = clock
+        self._adding = threading.Lock()
+        self._writing = threading.Lock()
+        self._waiting: list[Record] = []
+        self._oldest: float | None = None
+        self._unsure: tuple[int, bytes] | None = None
+        self._added = 0
+        self._written = 0
+        self._next = 0
+
+    def add(self, record: Record) -> int:
+        """Take a record in; durable after the next flush. Returns the place to hand to `flush`."""
+        with self._adding:
+            self._waiting.append(record)
+            if self._oldest is None:
+                self._oldest = self._clock()
+            self._added += 1
+            return self._added
+
+    def flush(self, upto: int | None = None) -> None:
+        """Make all records (those up to `upto`) durable. Raises StoreError; nothing is lost then, flush again."""
+        with self._writing:
+            if upto is not None and self._written >= upto:
+                return
+            if self._unsure is not None:
+                # A segment whose PUT failed may be there after all: the same bytes under the same name settle it.
+                self._create(*self._unsure)
+            with self._adding:
+                records, added = self._waiting, self._added
+                if not records:
+                    return
+                self._waiting, self._oldest = [], None
+            data = "".join(record.model_dump_json(exclude_defaults=True) + "\n" for record in records).encode()
+            self._unsure = (added, data)
+            self._create(added, data)
+
+    def flush_if_due(self, age: float = FLUSH_SECONDS / 2) -> None:
+        """Flush where the oldest record has waited `age` seconds."""
+        with self._adding:
+            due = self._unsure is not None or (self._oldest is not None and self._clock() - self._oldest >= age)
+        if due:
+            self.flush()
+
+    def _create(self, added: int, data: bytes) -> None:
+        # False means that our own earlier try did arrive: nobody else writes below this life's prefix.
+        self._store.create(f"{self._prefix}ledger-{self._next:06d}.jsonl", data)
+        self._next += 1
+        self._written = added
+        self._unsure = None
+
+
+def is_segment(key: str) -> bool:
+    """Whether a key is a ledger segment's."""
+    return key.rsplit("/", 1)[-1].startswith("ledger-") and key.endswith(".jsonl")
+
+
+def parse_segment(data: bytes, key: str) -> list[Record]:
+    """The records of a segment. Raises StoreError for one that can't be read, rather than lose an outcome silently."""
+    try:
+        return [Record.model_validate_json(line) for line in data.splitlines() if line]
+    except ValidationError as error:
+        raise StoreError(f"the ledger segment {key} can't be read: {error.errors()[0]['msg']}") from error
+
+
+def read_ledger(store: Store, prefixes: Iterable[str], *, parallel: int = 16) -> Iterator[Record]:
+    """All records below the prefixes: in order within a life, lives in order of their keys; `parallel` reads at a time."""
+    with ThreadPoolExecutor(parallel, thread_name_prefix="ledger") as pool:
+        for prefix in prefixes:
+            keys = [info.key for info in store.list(prefix) if is_segment(info.key)]
+            for start in range(0, len(keys), 512):
+                some = keys[start : start + 512]
+                for key, data in zip(some, pool.map(store.read, some), strict=True):
+                    yield from parse_segment(data, key)

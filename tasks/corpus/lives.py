@@ -1,0 +1,189 @@
+"""Lives: attempts of workers and leases of parents, their heartbeats, and how an observer tells that one is over.
+
+Two wall clocks are never compared (DESIGN section 3, Time): an observer watches a counter with its own monotonic clock.
+Processes of this host are a shortcut, not another rule: a process that is gone beats no more, so nobody need wait 60 s.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from tasks.corpus.failures import Category, NotFound
+from tasks.corpus.paths import SCHEMA
+from tasks.corpus.store import Store
+
+EXPIRY_SECONDS = 60.0
+"""A life is over when its counter stood still so long, as an observer saw it."""
+DOUBT_SECONDS = 45.0
+"""A holder without a successful heartbeat so long publishes nothing until it read its claim and fence again."""
+BEAT_SECONDS = 15.0
+"""Longest time between two heartbeats."""
+
+
+class Process(BaseModel):
+    """A process, so that observers on the same host can see that it is gone."""
+
+    model_config = ConfigDict(frozen=True)
+
+    host: str
+    """Boot id and pid namespace: equal only where pids mean the same."""
+    pid: int
+    started: int
+    """Start time in clock ticks since boot: tells a reused pid."""
+
+    def here(self) -> bool:
+        """Whether its pid means something to the calling process."""
+        return self.host == _host()
+
+    def gone(self) -> bool:
+        """True only where it is certain: same host, and no such process (or only its zombie)."""
+        if self.host != _host():
+            return False
+        stat = _stat(self.pid)
+        return stat is None or stat[0] == "Z" or stat[1] != self.started
+
+
+class Life(BaseModel):
+    """start.json and lease.json: who took the number."""
+
+    schema_version: int = SCHEMA
+    process: Process
+    hostname: str
+    epoch: int = 0
+    flow_run_id: str | None = None
+
+
+class Heartbeat(BaseModel):
+    """heartbeat.json: the counter that observers watch, and what a person wants to see."""
+
+    schema_version: int = SCHEMA
+    counter: int = 0
+    ended: str | None = None
+    """Why the life ended in an orderly way ("complete", "drained", ...): nothing will be published any more."""
+    assigned: int = 0
+    processed: int = 0
+    converted: int = 0
+    skipped: int = 0
+    failed: int = 0
+    pages: int = 0
+    in_hand: list[str] = []
+    page: int | None = None
+    outcomes: int = 0
+    """Outcomes of this life; with `streak`, what the breaker reads."""
+    streak_category: Category | None = None
+    streak: int = 0
+    """How many of the last outcomes in a row failed with `streak_category`."""
+    streak_message: str = ""
+    stopping: str | None = None
+
+
+@cache
+def _host() -> str:
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    try:
+        return f"{boot.read_text().strip()}/{os.readlink('/proc/self/ns/pid')}"  # noqa: PTH115 - not a path
+    except OSError:  # not Linux: pids are never compared then
+        return f"{socket.gethostname()}/{os.getpid()}"
+
+
+def _stat(pid: int) -> tuple[str, int] | None:
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    fields = text[text.rindex(")") + 2 :].split()
+    return fields[0], int(fields[19])
+
+
+def this_process() -> Process:
+    """The calling process."""
+    stat = _stat(os.getpid())
+    return Process(host=_host(), pid=os.getpid(), started=stat[1] if stat else 0)
+
+
+def this_life(epoch: int = 0, flow_run_id: str | None = None) -> Life:
+    """The record that takes a number for the calling process."""
+    return Life(process=this_process(), hostname=socket.gethostname(), epoch=epoch, flow_run_id=flow_run_id)
+
+
+def take_number(store: Store, prefix: str, name: str, life: Life) -> int:
+    """The next free number below `prefix`, taken by creating `<prefix><number>/<name>`: two lives never share one."""
+    number = len(numbers(store, prefix))
+    while not store.create(f"{prefix}{number}/{name}", life.model_dump_json().encode()):
+        number += 1
+    return number
+
+
+def numbers(store: Store, prefix: str) -> list[int]:
+    """The numbers taken below `prefix`, sorted."""
+    found = {info.key[len(prefix) :].split("/", 1)[0] for info in store.list(prefix)}
+    return sorted(int(name) for name in found if name.isdigit())
+
+
+class Observer:
+    """Watches lives through the store; remembers what it saw, so ask the same observer again and again.
+
+    Args:
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, store: Store, clock: Callable[[], float], expiry: float = EXPIRY_SECONDS) -> None:
+        self._store = store
+        self._clock = clock
+        self._expiry = expiry
+        self._seen: dict[str, tuple[int, float]] = {}
+        self._over: dict[str, str] = {}
+
+    def heartbeat(self, prefix: str) -> Heartbeat | None:
+        """The life's last heartbeat, None where it never beat."""
+        try:
+            return Heartbeat.model_validate_json(self._store.read(f"{prefix}heartbeat.json"))
+        except (NotFound, ValidationError):
+            return None
+
+    def life(self, prefix: str, name: str = "start.json") -> Life | None:
+        """Who took the number."""
+        try:
+            return Life.model_validate_json(self._store.read(f"{prefix}{name}"))
+        except (NotFound, ValidationError):
+            return None
+
+    def over(self, prefix: str, name: str = "start.json") -> str | None:
+        """Why the life below `prefix` is over, or None while it may be living.
+
+        "fenced", "ended: ...", "process gone" (the caller must fence it before it relies on that) or "expired".
+        """
+        if (known := self._over.get(prefix)) is not None:
+            return known
+        verdict = self._look(prefix, name)
+        if verdict is not None:
+            self._over[prefix] = verdict
+        return verdict
+
+    def _look(self, prefix: str, name: str) -> str | None:
+        if self._store.head(f"{prefix}fenced") is not None:
+            return "fenced"
+        beat = self.heartbeat(prefix)
+        if beat is not None and beat.ended is not None:
+            return f"ended: {beat.ended}"
+        life = self.life(prefix, name)
+        if life is not None and life.process.gone():
+            return "process gone"
+        counter = beat.counter if beat is not None else -1
+        now = self._clock()
+        seen = self._seen.get(prefix)
+        if seen is None or seen[0] != counter:
+            self._seen[prefix] = (counter, now)
+            return None
+        return "expired" if now - seen[1] >= self._expiry else None
+
+
+def fence(store: Store, prefix: str, why: str) -> bool:
+    """Forbid the life below `prefix` to publish. True if this call did it."""
+    return store.create(f"{prefix}fenced", why.encode())

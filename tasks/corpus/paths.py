@@ -1,0 +1,106 @@
+"""Keys of the storage protocol below `<runs>`: pure, so that every module spells them alike.
+
+DESIGN section 3. One deviation: the parent's lease is a folder `parent/<epoch>/` (lease, heartbeat, stop, ledger), since a
+key can't be an object and a folder at once on a file system.
+"""
+
+from __future__ import annotations
+
+import re
+
+from tasks.corpus.failures import UsageError
+
+SCHEMA = 1
+"""Version of every object that this code writes."""
+
+INDEX_DIGITS = 9
+_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
+
+
+def check_run_id(run_id: str) -> str:
+    """The run id itself; raises UsageError where it couldn't be a folder's name."""
+    if not _RUN_ID.match(run_id):
+        raise UsageError(
+            f"bad run id {run_id!r}: use up to 64 letters, digits, '.', '_' and '-', first a letter or digit"
+        )
+    return run_id
+
+
+def starts() -> str:
+    """Prefix of the start records, one object each time that a run was started or resumed, in order."""
+    return "_starts/"
+
+
+def start(number: int) -> str:
+    """Start record `number`."""
+    return f"_starts/{number:0{INDEX_DIGITS}d}.json"
+
+
+def run(run_id: str) -> str:
+    """What the run is: create-if-absent."""
+    return f"{run_id}/run.json"
+
+
+def manifest(run_id: str, unique: str) -> str:
+    """The frozen list of documents."""
+    return f"{run_id}/manifest-{unique}.jsonl.zst"
+
+
+def claims(run_id: str, partition: int) -> str:
+    """Prefix of a partition's claims."""
+    return f"{run_id}/claims/{partition}/"
+
+
+def claim(run_id: str, partition: int, index: int, n: int) -> str:
+    """Claim `n` on a document; `n`+1 takes over an expired or released `n`."""
+    return f"{run_id}/claims/{partition}/{index:0{INDEX_DIGITS}d}/{n}"
+
+
+def released(run_id: str, partition: int, index: int, n: int) -> str:
+    """Says that the holder gave claim `n` back."""
+    return claim(run_id, partition, index, n) + ".released"
+
+
+def workers(run_id: str) -> str:
+    """Prefix of all workers' lives."""
+    return f"{run_id}/workers/"
+
+
+def worker(run_id: str, worker_: int) -> str:
+    """Prefix of one worker's lives."""
+    return f"{run_id}/workers/{worker_}/"
+
+
+def life(run_id: str, worker_: int, attempt: int) -> str:
+    """Prefix of one life."""
+    return f"{run_id}/workers/{worker_}/{attempt}/"
+
+
+def parents(run_id: str) -> str:
+    """Prefix of all parents' leases."""
+    return f"{run_id}/parent/"
+
+
+def parent(run_id: str, epoch: int) -> str:
+    """Prefix of one parent's lease."""
+    return f"{run_id}/parent/{epoch}/"
+
+
+def failures(run_id: str, worker_: int) -> str:
+    """All failures of a worker, attempts merged."""
+    return f"{run_id}/failures/worker-{worker_}-failures.json"
+
+
+def failures_prefix(run_id: str) -> str:
+    """Prefix of all workers' failures files."""
+    return f"{run_id}/failures/"
+
+
+def replaced(run_id: str, key: str) -> str:
+    """Where --overwrite moves an old output to."""
+    return f"{run_id}/replaced/{key}"
+
+
+def report(run_id: str) -> str:
+    """The run's last word."""
+    return f"{run_id}/report.json"

@@ -1,0 +1,207 @@
+"""Runs: what a run is (run.json), the order in which runs were started, and whether one is living."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from tasks.corpus import paths
+from tasks.corpus.failures import NotFound, StoreError, UsageError
+from tasks.corpus.lives import Life, Observer, numbers, this_life
+from tasks.corpus.paths import SCHEMA
+from tasks.corpus.store import Store
+
+
+class Identity(BaseModel):
+    """What makes two calls the same run: a resumed run has all of it unchanged."""
+
+    model_config = ConfigDict(frozen=True)
+
+    input: str
+    output: str
+    engine: str
+    limits: dict[str, Any]
+    rendering: dict[str, Any]
+    limit: int | None = None
+
+
+class RunSpec(BaseModel):
+    """run.json: create-if-absent, never changed."""
+
+    model_config = ConfigDict(frozen=True)
+
+    schema_version: int = SCHEMA
+    run_id: str
+    created: str
+    identity: Identity
+    manifest: str
+    """Key of the manifest below `<runs>`."""
+    documents: int
+    partitions: int
+    """Frozen: claims are filed under index modulo this, however many workers come later."""
+    overwrite: bool = False
+    """Outputs that were there are moved under replaced/ before the first worker starts."""
+    retry_of: str | None = None
+    """The run whose failures this run converts again."""
+
+
+class Start(BaseModel):
+    """One start or resumption of a run; their order is the order of `_starts/`."""
+
+    schema_version: int = SCHEMA
+    run_id: str
+    at: str
+    life: Life
+
+
+def new_run_id(now: datetime | None = None) -> str:
+    """A run id that sorts by time and doesn't collide: `20261123-175606-3f9a`."""
+    moment = now or datetime.now(UTC)
+    return f"{moment:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+
+
+def difference(old: Identity, new: Identity) -> str | None:
+    """What keeps `new` from resuming `old`, in words; None where nothing does. Pure."""
+    for field in Identity.model_fields:
+        before, after = getattr(old, field), getattr(new, field)
+        if before == after:
+            continue
+        if isinstance(before, dict) and isinstance(after, dict):
+            names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
+            name = sorted(names)[0]
+            return f"{name.replace('_', '-')} was {before.get(name)}, now {after.get(name)}"
+        return f"{field} was {before}, now {after}"
+    return None
+
+
+def create_run(runs: Store, spec: RunSpec) -> bool:
+    """Make the run. False if the id is taken."""
+    return runs.create(paths.run(spec.run_id), spec.model_dump_json(indent=1).encode())
+
+
+def read_run(runs: Store, run_id: str) -> RunSpec:
+    """The run. Raises UsageError for an unknown id, and for one that another version of the project made."""
+    paths.check_run_id(run_id)
+    try:
+        data = runs.read(paths.run(run_id))
+    except NotFound:
+        known = latest(runs)
+        hint = f"the latest is {known}" if known else "there are no runs there yet"
+        raise UsageError(f"unknown run id {run_id!r} in {runs.url}: {hint}") from None
+    try:
+        spec = RunSpec.model_validate_json(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UsageError(f"run {run_id}: run.json can't be read ({first['loc']}: {first['msg']})") from None
+    if spec.schema_version != SCHEMA:
+        raise UsageError(f"run {run_id} was made by another version (schema {spec.schema_version}); start a new run")
+    return spec
+
+
+def starts(runs: Store) -> list[tuple[int, Start]]:
+    """All starts in order."""
+    found: list[tuple[int, Start]] = []
+    for info in runs.list(paths.starts()):
+        number = info.key[len(paths.starts()) :].removesuffix(".json")
+        if number.isdigit():
+            found.append((int(number), _read_start(runs, int(number))))
+    return found
+
+
+def latest(runs: Store) -> str | None:
+    """The run that was started or resumed last."""
+    last = _last_number(runs)
+    return _read_start(runs, last).run_id if last is not None else None
+
+
+def resolve(runs: Store, run_id: str | None) -> RunSpec:
+    """The run named, or the latest. Raises UsageError where there is none."""
+    chosen = run_id or latest(runs)
+    if chosen is None:
+        raise UsageError(f"there are no runs in {runs.url}: convert something first, or name the place with --runs")
+    return read_run(runs, chosen)
+
+
+def living(runs: Store, run_id: str, observer: Observer) -> bool:
+    """Whether the run's newest parent may be living, as far as the observer saw until now."""
+    epochs = numbers(runs, paths.parents(run_id))
+    return bool(epochs) and observer.over(paths.parent(run_id, epochs[-1]), "lease.json") is None
+
+
+def claim_output(
+    runs: Store, run_id: str, observer: Observer, sleep: Callable[[float], None] = time.sleep, patience: float = 75.0
+) -> None:
+    """Take the next place in `_starts/`: the right to be the one run on this output.
+
+    Raises UsageError while the run that was started last is living. A holder of another host is watched until its
+    heartbeat moves (living) or stood still for the expiry time (over): at most about a minute, at once on the same host.
+    """
+    while True:
+        last = _last_number(runs)
+        if last is not None:
+            _refuse_if_living(runs, _read_start(runs, last), observer, sleep, patience)
+        start = Start(run_id=run_id, at=datetime.now(UTC).isoformat(timespec="seconds"), life=this_life())
+        if runs.create(paths.start(0 if last is None else last + 1), start.model_dump_json().encode()):
+            return
+
+
+def _refuse_if_living(
+    runs: Store, start: Start, observer: Observer, sleep: Callable[[float], None], patience: float
+) -> None:
+    if start.life.process.gone():
+        # The process that wrote the start is the parent: nothing to wait for (its lease, too, is over).
+        return
+    message = (
+        f"another run ({start.run_id}) is converting into this output since {start.at} "
+        f"(process {start.life.process.pid} on {start.life.hostname}): wait for it, stop it, or choose another output"
+    )
+    waited = 0.0
+    first: int | None = None
+    while waited < patience:
+        if not living(runs, start.run_id, observer) and _has_parent(runs, start.run_id):
+            return
+        beat = _counter(runs, start.run_id)
+        if first is None:
+            first = beat
+        elif beat != first:
+            raise UsageError(message)
+        if start.life.process.host == this_life().process.host:
+            raise UsageError(message)
+        sleep(1.0)
+        waited += 1.0
+
+
+def _has_parent(runs: Store, run_id: str) -> bool:
+    return next(iter(runs.list(paths.parents(run_id))), None) is not None
+
+
+def _counter(runs: Store, run_id: str) -> int:
+    """A number that moves while the newest parent lives."""
+    total = 0
+    for info in runs.list(paths.parents(run_id)):
+        if info.key.endswith("/heartbeat.json"):
+            beat = Observer(runs, time.monotonic).heartbeat(info.key.removesuffix("heartbeat.json"))
+            total += beat.counter + 1 if beat is not None else 0
+    return total
+
+
+def _last_number(runs: Store) -> int | None:
+    last: int | None = None
+    for info in runs.list(paths.starts()):
+        number = info.key[len(paths.starts()) :].removesuffix(".json")
+        if number.isdigit():
+            last = int(number)
+    return last
+
+
+def _read_start(runs: Store, number: int) -> Start:
+    key = paths.start(number)
+    try:
+        return Start.model_validate_json(runs.read(key))
+    except ValidationError as error:
+        raise StoreError(f"the start record {key} can't be read: {error.errors()[0]['msg']}") from error

@@ -1,0 +1,418 @@
+"""One document's way: fetch, sandbox, publish - with retries, and with a record at its end whatever happened.
+
+No prefect here: `tasks/convert.py` wraps this in a task run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import queue
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import quote
+
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
+
+from tasks.corpus import names
+from tasks.corpus.audit import settled
+from tasks.corpus.claims import Claim, Claims, Holder
+from tasks.corpus.failures import Category, ConversionError, Failure, NotFound, Phase, StoreError
+from tasks.corpus.ledger import LedgerWriter, Outcome, Publisher, Record, read_ledger
+from tasks.corpus.manifest import Row
+from tasks.corpus.paths import life as life_prefix
+from tasks.corpus.store import Store
+from tasks.engines.markdown import Origin, assemble
+from tasks.engines.protocol import Asset, EngineResult, Limits, Page, Rendering
+from tasks.engines.sandbox import Aborted, Sandbox
+
+DEATHS_TO_QUARANTINE = 2
+"""A document whose sandbox child died so often is quarantined (DESIGN section 4, promise 6)."""
+
+
+class SandboxPool:
+    """The worker's engine slots: each a sandbox, used by one document at a time."""
+
+    def __init__(self, make: Callable[[Path], Sandbox], slots: int, scratch: Path) -> None:
+        self._all: list[Sandbox] = []
+        self._free: queue.SimpleQueue[tuple[Sandbox, Path]] = queue.SimpleQueue()
+        for slot in range(slots):
+            folder = scratch / f"slot-{slot}"
+            folder.mkdir()
+            sandbox = make(folder)
+            self._all.append(sandbox)
+            self._free.put((sandbox, folder))
+
+    def start(self) -> None:
+        """Spawn and warm all children without waiting."""
+        for sandbox in self._all:
+            sandbox.start()
+
+    def ready(self, timeout: float) -> dict[str, str]:
+        """Wait for the children; the engine's versions. Raises ConversionError(ENGINE) where the engine can't load."""
+        versions: dict[str, str] = {}
+        for sandbox in self._all:
+            versions = sandbox.ready(timeout)
+        return versions
+
+    @contextmanager
+    def slot(self) -> Iterator[tuple[Sandbox, Path]]:
+        """A free sandbox, and the one folder that it can read and write; waits for one."""
+        free = self._free.get()
+        try:
+            yield free
+        finally:
+            self._free.put(free)
+
+    def kill(self) -> None:
+        """Abort what the children are doing."""
+        for sandbox in self._all:
+            sandbox.kill()
+
+    def close(self) -> None:
+        """End the children."""
+        for sandbox in self._all:
+            sandbox.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Life:
+    """Who is converting: stamps every record."""
+
+    run_id: str
+    worker: int
+    attempt: int
+    epoch: int
+    engine: str
+
+
+@dataclass(slots=True)
+class _Try:
+    """What one try at a document learned, kept for the record."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    source_sha256: str | None = None
+    unsure: bool = False
+    """A publishing PUT failed and may have arrived."""
+    deaths: int = 0
+    tries: int = 0
+
+
+class Publishing:
+    """Publishes Markdown with its assets so that readers see all or nothing, once.
+
+    Args:
+        in_doubt: whether this life went without a successful heartbeat for too long (raises Fenced if it is over).
+    """
+
+    def __init__(self, output: Store, ledger: LedgerWriter, life: Life, check_life: Callable[[Claim], None]) -> None:
+        self._output = output
+        self._ledger = ledger
+        self._life = life
+        self._check_life = check_life
+
+    def publish(
+        self, row: Row, claim: Claim, data: bytes, assets: list[tuple[str, bytes]], intent: Record, state: _Try
+    ) -> bool:
+        """Assets, intent, then the Markdown. True if the output is this life's, False if another's was there first."""
+        for key, content in assets:
+            self._output.create(key, content)
+        self._ledger.flush(self._ledger.add(intent))
+        self._check_life(claim)
+        stamp = {
+            "run": self._life.run_id,
+            "worker": str(self._life.worker),
+            "attempt": str(self._life.attempt),
+            "sha256": intent.sha256 or "",
+        }
+        try:
+            created = self._output.create(row.name, data, stamp)
+        except StoreError:
+            state.unsure = True
+            raise
+        if created:
+            return True
+        found = dict(self._output.metadata(row.name))
+        if found:
+            return found == stamp
+        # Folders keep no metadata: the content tells, where a try of this life may have arrived unheard.
+        return state.unsure and hashlib.sha256(self._output.read(row.name)).hexdigest() == intent.sha256
+
+
+class DocumentConverter:
+    """Takes claimed documents to their records."""
+
+    def __init__(
+        self,
+        *,
+        life: Life,
+        source: Store,
+        output: Store,
+        runs: Store,
+        claims: Claims,
+        ledger: LedgerWriter,
+        pool: SandboxPool,
+        limits: Limits,
+        rendering: Rendering,
+        passwords: list[str],
+        retries: int,
+        retry_failed: bool,
+        versions: Callable[[], dict[str, str]],
+        scratch: Path,
+        check_life: Callable[[Claim], None],
+        on_page: Callable[[Row, int, int], None],
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._life = life
+        self._source = source
+        self._output = output
+        self._runs = runs
+        self._claims = claims
+        self._ledger = ledger
+        self._pool = pool
+        self._limits = limits
+        self._rendering = rendering
+        self._passwords = passwords
+        self._retries = retries
+        self._retry_failed = retry_failed
+        self._versions = versions
+        self._scratch = scratch
+        self._publishing = Publishing(output, ledger, life, check_life)
+        self._on_page = on_page
+        self._sleep = sleep
+        self._draining = threading.Event()
+
+    def drain(self) -> None:
+        """Stop waiting between tries: documents in hand end as released."""
+        self._draining.set()
+
+    def convert(self, row: Row, claim: Claim) -> Record:
+        """The document's record: an outcome, or RELEASED if the drain came first.
+
+        Raises Fenced, and StoreError where a claim can't even be given back; every other error becomes the record.
+        """
+        begun = time.monotonic()
+        state = _Try()
+        try:
+            with _store_phase(Phase.FETCH):
+                former, record = self._settled_before(row, claim)
+            if former is not None:
+                return former
+            if record is None:
+                record = self._with_retries(row, claim, state)
+        except Aborted:
+            record = self._record(row, claim, Outcome.RELEASED)
+        except ConversionError as error:
+            if self._draining.is_set() and error.failure.category is Category.CRASHED:
+                record = self._record(row, claim, Outcome.RELEASED)
+            else:
+                failure = error.failure.model_copy(update={"attempts": max(1, state.tries)})
+                quarantined = state.deaths >= DEATHS_TO_QUARANTINE
+                if quarantined:
+                    failure = failure.model_copy(update={"retryable": False})
+                record = self._record(
+                    row, claim, Outcome.QUARANTINED if quarantined else Outcome.FAILED, failure=failure
+                )
+        state.seconds["total"] = time.monotonic() - begun
+        record = record.model_copy(
+            update={
+                "seconds": {name: round(value, 4) for name, value in state.seconds.items()},
+                "source_sha256": record.source_sha256 or state.source_sha256,
+            }
+        )
+        self._ledger.add(record)
+        if record.outcome is Outcome.RELEASED:
+            self._claims.release(claim)
+        return record
+
+    # -- before any work ------------------------------------------------------------------------------------------
+
+    def _settled_before(self, row: Row, claim: Claim) -> tuple[Record | None, Record | None]:
+        """What was done before: the record of a former holder that settles it, or a new one for an output that exists."""
+        former: list[Record] = []
+        if claim.n > 0:
+            holders = dict.fromkeys(self._holders(claim))
+            prefixes = [life_prefix(self._life.run_id, holder.worker, holder.attempt) for holder in holders]
+            former = [record for record in read_ledger(self._runs, prefixes, parallel=4) if record.index == row.index]
+            for record in former:
+                if settled(record, self._life.epoch, self._retry_failed):
+                    return record, None
+        if self._output.head(row.name) is None:
+            return None, None
+        intents = [record for record in former if record.outcome is Outcome.INTENT and record.sha256]
+        if intents:
+            content = hashlib.sha256(self._output.read(row.name)).hexdigest()
+            for record in intents:
+                if record.sha256 == content:
+                    recovered = self._record(
+                        row,
+                        claim,
+                        Outcome.RECOVERED,
+                        sha256=content,
+                        pages=record.pages,
+                        gaps=record.gaps,
+                        publisher=Publisher(record.worker, record.attempt),
+                    )
+                    return None, recovered
+        return None, self._record(row, claim, Outcome.SKIPPED)
+
+    def _holders(self, claim: Claim) -> Iterator[Holder]:
+        for n in range(claim.n):
+            try:
+                yield self._claims.holder(claim.partition, claim.index, n)
+            except NotFound:
+                continue
+
+    # -- the work -------------------------------------------------------------------------------------------------
+
+    def _with_retries(self, row: Row, claim: Claim, state: _Try) -> Record:
+        def again(error: BaseException) -> bool:
+            if not isinstance(error, ConversionError) or self._draining.is_set():
+                return False
+            failure = error.failure
+            if failure.category is Category.CRASHED:
+                state.deaths += 1
+                if state.deaths >= DEATHS_TO_QUARANTINE:
+                    return False
+            return failure.retryable
+
+        def count(_: RetryCallState) -> None:
+            state.tries += 1
+
+        retrying = Retrying(
+            stop=stop_after_attempt(1 + self._retries),
+            wait=wait_exponential_jitter(initial=1, max=30, jitter=1),
+            retry=retry_if_exception(again),
+            before=count,
+            sleep=lambda seconds: self._wait(seconds),
+            reraise=True,
+        )
+        return retrying(self._once, row, claim, state)
+
+    def _wait(self, seconds: float) -> None:
+        self._draining.wait(seconds)
+
+    def _once(self, row: Row, claim: Claim, state: _Try) -> Record:
+        descriptor, place = tempfile.mkstemp(prefix="document-", suffix=".pdf", dir=self._scratch)
+        os.close(descriptor)
+        pdf = Path(place)
+        try:
+            begun = time.monotonic()
+            with _store_phase(Phase.FETCH):
+                self._fetch(row, pdf)
+            state.seconds["fetch"] = time.monotonic() - begun
+            with pdf.open("rb") as file:
+                state.source_sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            with self._pool.slot() as (sandbox, folder):
+                begun = time.monotonic()
+                mine = Path(tempfile.mkdtemp(prefix="document-", dir=folder))
+                try:
+                    mine.chmod(0o755)
+                    local, assets = mine / "document.pdf", mine / "assets"
+                    pdf.rename(local)
+                    assets.mkdir()
+                    result = sandbox.convert(
+                        local, assets, self._passwords, lambda page, pages: self._on_page(row, page, pages)
+                    )
+                    # Read before the slot goes to the next document: nothing of this one stays where its child writes.
+                    contents = [(asset, asset.path.read_bytes()) for asset in result.assets]
+                finally:
+                    shutil.rmtree(mine, ignore_errors=True)
+                state.seconds["engine"] = time.monotonic() - begun
+            begun = time.monotonic()
+            record = self._publish(row, claim, result, contents, state)
+            state.seconds["publish"] = time.monotonic() - begun
+            return record
+        finally:
+            pdf.unlink(missing_ok=True)
+
+    def _fetch(self, row: Row, pdf: Path) -> None:
+        if row.size > self._limits.max_bytes:
+            raise ConversionError.of(
+                Category.TOO_LARGE, Phase.FETCH, f"{row.size:,} bytes, the limit is {self._limits.max_bytes:,}"
+            )
+        info = self._source.fetch(row.key, pdf)
+        pdf.chmod(0o644)
+        if info.size != row.size or info.etag != row.etag:
+            raise ConversionError.of(
+                Category.CHANGED,
+                Phase.FETCH,
+                "the document is not the version that the manifest froze: start a new run for the new one",
+            )
+
+    def _publish(
+        self, row: Row, claim: Claim, result: EngineResult, contents: list[tuple[Asset, bytes]], state: _Try
+    ) -> Record:
+        pages = result.pages
+        assets: list[tuple[str, bytes]] = []
+        prefix = names.assets_prefix(row.name)
+        here = prefix.rsplit("/", 2)[-2] + "/"
+        links: dict[str, str] = {}
+        for asset, content in contents:
+            file = f"{hashlib.sha256(content).hexdigest()}.{asset.extension}"
+            assets.append((prefix + file, content))
+            links[asset.placeholder] = quote(here + file)
+        origin = Origin(
+            source=row.key,
+            sha256=state.source_sha256 or "",
+            pages=len(pages),
+            engine=self._life.engine,
+            versions=self._versions(),
+        )
+        text = assemble([_linked(page, links) for page in pages], self._rendering, origin)
+        data = text.encode()
+        digest = hashlib.sha256(data).hexdigest()
+        gaps = [page.number for page in pages if page.gap is not None]
+        facts = {"sha256": digest, "pages": len(pages), "gaps": gaps, "source_sha256": state.source_sha256}
+        intent = self._record(row, claim, Outcome.INTENT, **facts)
+        with _store_phase(Phase.PUBLISH):
+            own = self._publishing.publish(row, claim, data, assets, intent, state)
+        if not own:
+            return self._record(row, claim, Outcome.SKIPPED)
+        return self._record(row, claim, Outcome.CONVERTED, bytes=len(data), warnings=result.warnings[:20], **facts)
+
+    def _record(self, row: Row, claim: Claim, outcome: Outcome, **facts: object) -> Record:
+        return Record.model_validate(
+            {
+                "worker": self._life.worker,
+                "attempt": self._life.attempt,
+                "epoch": self._life.epoch,
+                "index": row.index,
+                "key": row.key,
+                "name": row.name,
+                "outcome": outcome,
+                "claim": claim.n,
+                "at": round(time.time(), 3),
+                "engine": self._life.engine,
+                **facts,
+            }
+        )
+
+
+def _linked(page: Page, links: dict[str, str]) -> Page:
+    """The page with its assets' placeholders replaced by relative links."""
+    text = page.text
+    for placeholder, link in links.items():
+        text = text.replace(placeholder, link)
+    return page if text == page.text else page.model_copy(update={"text": text})
+
+
+@contextmanager
+def _store_phase(phase: Phase) -> Iterator[None]:
+    """Store errors as the document's failure."""
+    try:
+        yield
+    except NotFound as error:
+        raise ConversionError.of(
+            Category.MISSING, phase, "listed, but it is gone (or a link that leads nowhere)"
+        ) from error
+    except StoreError as error:
+        raise ConversionError(
+            Failure(category=error.category, phase=phase, message=str(error), retryable=error.category.transient)
+        ) from error

@@ -1,0 +1,1 @@
+"""Pages to Markdown. Of tasks.corpus, only the failure words are used here."""

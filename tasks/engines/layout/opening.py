@@ -1,0 +1,143 @@
+"""Opening a PDF, and the categories of what cannot be opened."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pymupdf
+from pymupdf import mupdf
+
+from tasks.corpus.failures import Category, ConversionError, Phase
+from tasks.engines.markdown import clean
+from tasks.engines.protocol import Limits
+
+HEADER = b"%PDF-"
+HEADER_WITHIN = 1024
+"""Bytes: readers accept junk before the header as far as this (PDF 1.7, implementation note 13 of appendix H)."""
+
+DAMAGE = (RuntimeError, ValueError, mupdf.FzErrorBase)
+"""What PyMuPDF raises on broken files: FileDataError is a RuntimeError, MuPDF's own errors are FzErrorBase."""
+
+
+_MUPDF_CODE = re.compile(r"^code=\d+: ")
+_Document: Any = pymupdf.Document
+
+
+class Document(_Document):
+    """A PDF that tells which page is being loaded, and has no outline: it can be endless, and the Markdown does not need it."""
+
+    on_page: Callable[[int], None] | None = None
+    """Called with the number, 1-based, of each page loaded."""
+
+    def load_page(self, page_id: int) -> Any:
+        """The page at a 0-based number."""
+        if self.on_page is not None:
+            self.on_page(page_id + 1)
+        return super().load_page(page_id)
+
+    def get_toc(self, simple: bool = True) -> list[list[object]]:
+        """Nothing."""
+        return []
+
+
+def check_header(pdf: Path) -> None:
+    """Raises ConversionError (EMPTY, NOT_A_PDF) without parsing anything."""
+    with pdf.open("rb") as file:
+        head = file.read(HEADER_WITHIN + len(HEADER) - 1)
+    if not head:
+        raise _refusal(Category.EMPTY, "zero bytes")
+    if HEADER not in head:
+        raise _refusal(Category.NOT_A_PDF, f"no %PDF- in the first {HEADER_WITHIN} bytes{_looks_like(head)}")
+
+
+def open_document(pdf: Path, passwords: list[str], limits: Limits) -> Document:
+    """Open a PDF whose pages can be loaded.
+
+    Raises ConversionError: EMPTY, NOT_A_PDF, ENCRYPTED, UNSUPPORTED_ENCRYPTION, DAMAGED, NO_PAGES, TOO_LARGE.
+    """
+    check_header(pdf)
+    try:
+        document = Document(str(pdf), filetype="pdf")
+        if not document.is_pdf:
+            raise _refusal(Category.NOT_A_PDF, "another format behind a PDF header")
+        if document.needs_pass:
+            _authenticate(document, passwords)
+        pages = document.page_count
+        repaired = document.is_repaired
+    except DAMAGE as error:
+        cause = reason(error)
+        if "crypt" in cause.lower():
+            raise _refusal(Category.UNSUPPORTED_ENCRYPTION, f"cannot be decrypted: {cause}") from error
+        raise _refusal(Category.DAMAGED, f"cannot be opened: {cause}") from error
+    if pages < 1:
+        if repaired:
+            raise _refusal(Category.DAMAGED, "no page is left after repair")
+        if not _has_page_tree(document):
+            raise _refusal(Category.DAMAGED, "no catalog, or none that leads to pages")
+        raise _refusal(Category.NO_PAGES, "the document has no page")
+    if pages > limits.max_pages:
+        raise _refusal(Category.TOO_LARGE, f"{pages} pages; the limit is {limits.max_pages}")
+    return document
+
+
+def reason(error: BaseException) -> str:
+    """One line for a reader. The deepest message counts: PyMuPDF wraps MuPDF's own, and its wrapper names a local path."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    raw = " ".join(clean(str(error)).split())
+    text = _MUPDF_CODE.sub("", raw)[:200]
+    if text and (text != raw or isinstance(error, pymupdf.FileDataError)):
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _has_page_tree(document: Document) -> bool:
+    try:
+        return document.xref_get_key(document.pdf_catalog(), "Pages")[0] in ("xref", "dict")
+    except DAMAGE:
+        return False
+
+
+def attachments(document: Document) -> int:
+    """How many files are embedded in a document; 0 where its list of them is broken."""
+    try:
+        return int(document.embfile_count())
+    except DAMAGE:
+        return 0
+
+
+def _authenticate(document: Document, passwords: list[str]) -> None:
+    for password in passwords:
+        # Revision 6 hashes the SASLprep form, which NFKC gives for all but exotic passwords.
+        for form in dict.fromkeys((password, unicodedata.normalize("NFKC", password))):
+            if document.authenticate(form):
+                return
+    tried = f"none of the {len(passwords)} given fits" if passwords else "none is given"
+    raise _refusal(Category.ENCRYPTED, f"a password is needed and {tried}")
+
+
+def _refusal(category: Category, message: str) -> ConversionError:
+    return ConversionError.of(category, Phase.OPEN, message)
+
+
+def _looks_like(head: bytes) -> str:
+    start = head.lstrip()[:16].lower()
+    for magic, name in (
+        (b"\x89png", "a PNG image"),
+        (b"pk\x03\x04", "a ZIP archive (or an office document)"),
+        (b"<!doctype html", "an HTML page"),
+        (b"<html", "an HTML page"),
+        (b"\xff\xd8\xff", "a JPEG image"),
+        (b"gif8", "a GIF image"),
+        (b"\xd0\xcf\x11\xe0", "an old office document"),
+        (b"{\\rtf", "an RTF document"),
+        (b"%!ps", "PostScript"),
+        (b"<?xml", "XML"),
+    ):
+        if start.startswith(magic):
+            return f": it looks like {name}"
+    return ""

@@ -1,0 +1,373 @@
+"""The sandbox: PDFs are opened in child processes only, which are killed on time, memory, page and pixel limits.
+
+A child is a fresh interpreter without credentials (tasks/engines/confine.py says what else it lacks). It is replaced after
+a number of documents, after a document whose conversion failed, and when it has grown; its successor warms up while the worker
+publishes. The death of a child is a record, never a crash of the worker.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import shutil
+import signal
+import stat
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NoReturn, Self
+
+from pydantic import ValidationError
+
+from tasks.corpus.failures import Category, ConversionError, Failure, PdfFlowsError, Phase
+from tasks.engines import confine
+from tasks.engines.process import ChildProcess
+from tasks.engines.protocol import EngineName, EngineResult, Inspection, Limits
+
+START_TIMEOUT = 180.0
+"""Seconds for an interpreter to start and load its engine; 3 to 5 are usual."""
+
+_CPU_SLACK = 60.0
+_MEMORY_SIGNS = ("bad_alloc", "MemoryError", "out of memory", "alloc failed", "Cannot allocate memory")
+
+
+class Aborted(PdfFlowsError):
+    """`Sandbox.kill` ended the conversion in hand. Says nothing about the document."""
+
+
+class Sandbox:
+    """Runs one engine in one child at a time. Used by one thread; `kill` may come from any.
+
+    Args:
+        engine: which engine the children load.
+        limits: what a document may cost.
+        threads: the most threads that the engine's numeric libraries use.
+        recycle_after: documents after which a child is replaced.
+        engine_options: the engine's settings, JSON; children read none from the environment.
+        scratch: an existing folder that belongs to this sandbox alone. Children can read and write there and nowhere
+            else: every document and every document's scratch folder must lie in it.
+    """
+
+    def __init__(
+        self,
+        engine: EngineName,
+        limits: Limits,
+        *,
+        threads: int = 1,
+        recycle_after: int = 50,
+        engine_options: dict[str, Any] | None = None,
+        scratch: Path,
+    ) -> None:
+        self._engine = engine
+        self._limits = limits
+        self._threads = threads
+        self._recycle_after = recycle_after
+        self._options = engine_options or {}
+        self._scratch = scratch.resolve()
+        self._lock = threading.Lock()
+        self._child: ChildProcess | None = None
+        self._spare: ChildProcess | None = None
+        self._aborted = False
+        self._closed = False
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def pid(self) -> int | None:
+        """The process id of the child in use, if there is one."""
+        child = self._child
+        return child.pid if child is not None else None
+
+    def start(self) -> None:
+        """Spawn a child, which loads its engine while we go on. Idempotent; lifts a `kill`. ValueError when closed."""
+        with self._lock:
+            if self._closed:
+                raise ValueError("the sandbox is closed")
+            self._aborted = False
+            if self._child is None or not self._child.alive:
+                self._child = self._spawn()
+
+    def ready(self, timeout: float = START_TIMEOUT) -> dict[str, str]:
+        """Wait for the engine; returns the versions of its libraries and models.
+
+        Raises ConversionError (ENGINE) with the cause where the engine cannot be loaded within `timeout` seconds, Aborted.
+        """
+        return dict(self._ready(timeout)["versions"])
+
+    def confinement(self, timeout: float = START_TIMEOUT) -> dict[str, str]:
+        """What confines the child, by subject (network, files, user). Raises as `ready`."""
+        return dict(self._ready(timeout)["confinement"])
+
+    def inspect(self, pdf: Path, passwords: list[str]) -> Inspection:
+        """Open a document without converting it. Raises ConversionError, Aborted."""
+        reply = self._request("inspect", pdf, None, passwords, None)
+        try:
+            return Inspection.model_validate(reply)
+        except ValidationError:
+            self._malformed()
+
+    def convert(
+        self, pdf: Path, scratch: Path, passwords: list[str], progress: Callable[[int, int], None] | None = None
+    ) -> EngineResult:
+        """Convert a document.
+
+        Args:
+            pdf: a local file in the sandbox's scratch folder.
+            scratch: an empty folder in there, for the assets; made where it does not exist.
+            passwords: to try, in order.
+            progress: called with (page begun, 1-based; pages) in this thread.
+
+        Raises:
+            ConversionError: the document failed.
+            Aborted: by `kill`.
+        """
+        scratch.mkdir(exist_ok=True)
+        reply = self._request("convert", pdf, scratch, passwords, progress)
+        try:
+            result = EngineResult.model_validate(reply)
+        except ValidationError:
+            self._malformed()
+        self._take_back(scratch, result)
+        return result
+
+    def recycle(self) -> None:
+        """Replace the child by a fresh one, which warms up while we go on."""
+        with self._lock:
+            old, self._child, self._spare = self._child, self._spare, None
+            if self._child is None and not self._aborted and not self._closed:
+                self._child = self._spawn()
+        if old is not None:
+            old.kill()
+
+    def kill(self) -> None:
+        """End the children now: a conversion in hand raises Aborted, and so does the next unless `start` comes before."""
+        with self._lock:
+            self._aborted = True
+            children = [child for child in (self._child, self._spare) if child is not None]
+            self._child = self._spare = None
+        for child in children:
+            child.kill()
+
+    def close(self) -> None:
+        """`kill`, for good; waits until the children are gone."""
+        with self._lock:
+            self._aborted = self._closed = True
+            children = [child for child in (self._child, self._spare) if child is not None]
+            self._child = self._spare = None
+        for child in children:
+            child.kill()
+        for child in children:
+            child.wait(10.0)
+
+    def _spawn(self) -> ChildProcess:
+        confine.shield_parent()
+        _give(self._scratch)
+        start = {
+            "op": "start",
+            "engine": self._engine.value,
+            "limits": self._limits.model_dump(),
+            "options": self._options,
+        }
+        return ChildProcess(start, threads=self._threads, scratch=self._scratch)
+
+    def _current(self) -> ChildProcess:
+        with self._lock:
+            if self._aborted:
+                raise Aborted("the sandbox was stopped")
+            if self._child is None or not self._child.alive:
+                self._child = self._spare or self._spawn()
+                self._spare = None
+            return self._child
+
+    def _ready(self, timeout: float) -> dict[str, Any]:
+        child = self._current()
+        if child.hello is None:
+            try:
+                hello = child.receive(timeout)
+            except queue.Empty:
+                child.kill()
+                raise self._no_engine(f"not loaded within {timeout:g} s") from None
+            if hello is None or hello.get("kind") != "ready":
+                child.kill()
+                if self._aborted:
+                    raise Aborted("the sandbox was stopped")
+                child.wait(10.0)
+                cause = str(hello["message"]) if hello is not None and "message" in hello else ""
+                last = child.diagnosis.rpartition("\n")[2]
+                raise self._no_engine(cause or last or f"the child ended with status {child.returncode}")
+            child.hello = hello
+        return child.hello
+
+    def _no_engine(self, cause: str) -> ConversionError:
+        return ConversionError.of(
+            Category.ENGINE, Phase.OPEN, f"the engine {self._engine.value!r} does not start: {cause}"
+        )
+
+    def _request(
+        self,
+        operation: str,
+        pdf: Path,
+        scratch: Path | None,
+        passwords: list[str],
+        progress: Callable[[int, int], None] | None,
+    ) -> Any:
+        pdf = pdf.resolve()
+        for path in (pdf, *([scratch.resolve()] if scratch else [])):
+            if not path.is_relative_to(self._scratch):
+                raise ValueError(f"{path.name!r} is not in the sandbox's scratch folder")
+        size = pdf.stat().st_size
+        if size > self._limits.max_bytes:
+            message = f"{size} bytes; the limit is {self._limits.max_bytes}"
+            raise ConversionError.of(Category.TOO_LARGE, Phase.OPEN, message)
+        self._ready(START_TIMEOUT)
+        child = self._current()
+        child.documents += 1
+        if child.documents == self._recycle_after - 1 and self._spare is None:
+            # It loads beside the last document, so that the first of the next child need not wait.
+            with self._lock:
+                if not self._aborted:
+                    self._spare = self._spawn()
+        _let_read(pdf)
+        if scratch is not None:
+            _give(scratch)
+        child.send(
+            {
+                "op": operation,
+                "pdf": str(pdf),
+                "scratch": str(scratch.resolve()) if scratch else None,
+                "passwords": passwords,
+                "cpu": self._limits.document_timeout * self._threads + _CPU_SLACK,
+            }
+        )
+        reply = self._await(child, progress)
+        if reply["kind"] == "failure":
+            try:
+                failure = Failure.model_validate(reply.get("failure"))
+            except ValidationError:
+                self._malformed()
+            # Refusals on opening leave the child as it was, unless it has grown.
+            if failure.phase is not Phase.OPEN or self._grown(child, reply):
+                self.recycle()
+            raise ConversionError(failure)
+        if self._grown(child, reply):
+            self.recycle()
+        return reply.get("result")
+
+    def _grown(self, child: ChildProcess, reply: dict[str, Any]) -> bool:
+        limit = self._limits.memory_mb << 20
+        rss, size = reply.get("rss"), reply.get("size")
+        return (
+            child.documents >= self._recycle_after
+            or (isinstance(rss, int) and rss > limit / 2)
+            or (isinstance(size, int) and size > limit * 3 / 4)
+        )
+
+    def _await(self, child: ChildProcess, progress: Callable[[int, int], None] | None) -> dict[str, Any]:
+        begun = page_begun = time.monotonic()
+        cpu = page_cpu = child.cpu_seconds()
+        page = 1
+        while True:
+            until_document = begun + self._limits.document_timeout
+            until_page = page_begun + self._limits.page_timeout
+            try:
+                message = child.receive(min(until_document, until_page) - time.monotonic())
+            except queue.Empty:
+                whole = until_document <= until_page
+                self._timed_out(child, page, whole, begun if whole else page_begun, cpu if whole else page_cpu)
+            if message is None:
+                self._died(child, page)
+            match message.get("kind"):
+                case "progress":
+                    page, pages = int(message["page"]), int(message["pages"])
+                    page_begun, page_cpu = time.monotonic(), child.cpu_seconds()
+                    if progress is not None:
+                        progress(page, pages)
+                case "result" | "failure":
+                    return message
+                case _:
+                    self._malformed()
+
+    def _timed_out(
+        self, child: ChildProcess, page: int, whole: bool, since: float, cpu_before: float | None
+    ) -> NoReturn:
+        wall = time.monotonic() - since
+        cpu_now = child.cpu_seconds()
+        # A child that got less than half of a core was starved by its neighbours: trying again can help.
+        starved = cpu_now is not None and cpu_before is not None and cpu_now - cpu_before < wall / 2
+        self.recycle()
+        limit = self._limits.document_timeout if whole else self._limits.page_timeout
+        what = "the document's time limit" if whole else f"the time limit of page {page}"
+        message = f"over {what}, {limit:g} s" + (" (the machine was busy)" if starved else "")
+        raise ConversionError.of(Category.TIMEOUT, Phase.CONVERT, message, retryable=starved, page=page)
+
+    def _died(self, child: ChildProcess, page: int) -> NoReturn:
+        if self._aborted:
+            raise Aborted("the sandbox was stopped")
+        self.recycle()
+        status = child.returncode
+        if child.protocol_error is not None:
+            raise ConversionError.of(
+                Category.CRASHED, Phase.CONVERT, f"the child sent {child.protocol_error}", page=page
+            )
+        if status == -signal.SIGXCPU:
+            message = "over the CPU time that goes with the document's time limit"
+            raise ConversionError.of(Category.TIMEOUT, Phase.CONVERT, message, retryable=False, page=page)
+        if status != -signal.SIGKILL and any(sign in child.diagnosis for sign in _MEMORY_SIGNS):
+            message = f"over the memory limit, {self._limits.memory_mb} MiB"
+            raise ConversionError.of(Category.MEMORY, Phase.CONVERT, message, retryable=False, page=page)
+        raise ConversionError.of(Category.CRASHED, Phase.CONVERT, f"the sandbox child {_end(status)}", page=page)
+
+    def _malformed(self) -> NoReturn:
+        self.recycle()
+        raise ConversionError.of(Category.CRASHED, Phase.CONVERT, "the sandbox child sent a reply that makes no sense")
+
+    def _take_back(self, scratch: Path, result: EngineResult) -> None:
+        """Make the assets ours, so that no child can swap one for a link to something that only the worker may read."""
+        folder = scratch.resolve()
+        if os.geteuid() == 0:
+            os.chown(folder, 0, 0)
+            folder.chmod(0o700)
+        for asset in result.assets:
+            inside = asset.path.parent == folder or asset.path.parent == scratch
+            if not inside or not _is_plain_file(folder / asset.path.name):
+                self._malformed()
+            asset.path = folder / asset.path.name
+
+
+def _end(status: int | None) -> str:
+    if status is None:
+        return "could not be started"
+    if status >= 0:
+        return f"ended with status {status}"
+    try:
+        return f"was ended by {signal.Signals(-status).name}"
+    except ValueError:
+        return f"was ended by signal {-status}"
+
+
+def _is_plain_file(path: Path) -> bool:
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except OSError:
+        return False
+
+
+def _give(folder: Path) -> None:
+    """Let the child, who is nobody when we are root, write to a folder."""
+    if os.geteuid() == 0:
+        shutil.chown(folder, confine.NOBODY, confine.NOBODY)
+
+
+def _let_read(pdf: Path) -> None:
+    mode = stat.S_IMODE(pdf.stat().st_mode)
+    if os.geteuid() == 0 and not mode & 0o004:
+        pdf.chmod(mode | 0o444)

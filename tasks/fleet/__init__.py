@@ -1,0 +1,1 @@
+"""The workers of a run and the machines under them. Imports no prefect."""

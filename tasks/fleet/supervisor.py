@@ -1,0 +1,83 @@
+"""The supervisor's next step: state in, actions out. Pure.
+
+This is the local form: dead workers are relaunched with backoff while they make progress, and given up when they don't.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+BACKOFF_SECONDS = (0.0, 1.0, 5.0, 15.0, 30.0)
+"""Waits before the launches that follow deaths without progress; one more death than these gives the worker up."""
+
+
+class Phase(StrEnum):
+    """Where a worker stands."""
+
+    WAITING = "waiting"
+    """To be launched at `due`."""
+    RUNNING = "running"
+    ENDED = "ended"
+    """In an orderly way."""
+    GIVEN_UP = "given up"
+
+
+class Act(StrEnum):
+    """What to do about a worker."""
+
+    LAUNCH = "launch"
+    FENCE = "fence"
+    """Forbid its last life to publish."""
+
+
+@dataclass(slots=True)
+class WorkerState:
+    """What the supervisor knows of one worker."""
+
+    worker: int
+    phase: Phase = Phase.WAITING
+    due: float = 0.0
+    launches: int = 0
+    deaths: int = 0
+    """In a row, without an outcome between them."""
+    outcomes: int = 0
+    """Of all its lives, as far as seen."""
+    outcomes_at_death: int = 0
+
+
+@dataclass(slots=True)
+class Fleet:
+    """All workers of a run, and whether new lives are wanted."""
+
+    workers: list[WorkerState] = field(default_factory=list)
+    stopping: bool = False
+
+    @property
+    def over(self) -> bool:
+        """Nobody runs, nobody will."""
+        done = (Phase.ENDED, Phase.GIVEN_UP)
+        return all(w.phase in done or (self.stopping and w.phase is Phase.WAITING) for w in self.workers)
+
+
+def ended(worker: WorkerState, status: int, now: float) -> list[Act]:
+    """A life ended with an exit status. Changes the worker; returns what to do at once."""
+    if status == 0:
+        worker.phase = Phase.ENDED
+        return []
+    progressed = worker.outcomes > worker.outcomes_at_death
+    worker.deaths = 1 if progressed else worker.deaths + 1
+    worker.outcomes_at_death = worker.outcomes
+    if worker.deaths > len(BACKOFF_SECONDS):
+        worker.phase = Phase.GIVEN_UP
+    else:
+        worker.phase = Phase.WAITING
+        worker.due = now + BACKOFF_SECONDS[worker.deaths - 1]
+    return [Act.FENCE]
+
+
+def due(fleet: Fleet, now: float) -> list[WorkerState]:
+    """Workers to launch now."""
+    if fleet.stopping:
+        return []
+    return [w for w in fleet.workers if w.phase is Phase.WAITING and w.due <= now]

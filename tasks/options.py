@@ -1,0 +1,77 @@
+"""What a conversion is asked to do: the parameters of the parent flow and of the command line, checked once."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from tasks.corpus.failures import UsageError
+from tasks.corpus.paths import check_run_id
+from tasks.corpus.runs import Identity
+from tasks.engines.protocol import EngineName, Limits, Rendering
+
+
+class LauncherName(StrEnum):
+    """Where workers run."""
+
+    LOCAL = "local"
+    """Processes of the machine that runs the parent."""
+    WORK_POOL = "work-pool"
+    """Flow runs of the deployment convert-partition, on its work pool."""
+
+
+class Options(BaseModel):
+    """One call."""
+
+    model_config = ConfigDict(frozen=True)
+
+    input: str
+    output: str
+    runs: str | None = None
+    run_id: str | None = None
+    workers: int = Field(2, ge=1, le=1000)
+    engine: EngineName = EngineName.LAYOUT
+    limits: Limits = Limits()
+    rendering: Rendering = Rendering()
+    limit: int | None = Field(None, ge=1)
+    retries: int = Field(2, ge=0, le=20)
+    retry_failed: bool = False
+    max_failure_rate: float = Field(0.05, ge=0, le=1)
+    password_file: str | None = None
+    overwrite: bool = False
+    steal: bool = True
+    launcher: LauncherName = LauncherName.LOCAL
+    task_run_limit: int = Field(10_000, ge=0)
+
+    @property
+    def runs_url(self) -> str:
+        """`<runs>`: defaults to `<output>/_runs`."""
+        return self.runs or f"{self.output.rstrip('/')}/_runs"
+
+    @property
+    def identity(self) -> Identity:
+        """What a resumed run has to have in common with this call."""
+        return Identity(
+            input=self.input,
+            output=self.output,
+            engine=self.engine.value,
+            limits=self.limits.model_dump(),
+            rendering=self.rendering.model_dump(),
+            limit=self.limit,
+        )
+
+
+def options_of(**parameters: Any) -> Options:
+    """The options that the parameters of the flow (or of the command line) mean. Raises UsageError naming the bad one."""
+    limits = {name: parameters.pop(name) for name in list(parameters) if name in Limits.model_fields}
+    rendering = {name: parameters.pop(name) for name in list(parameters) if name in Rendering.model_fields}
+    if parameters.get("run_id") is not None:
+        check_run_id(parameters["run_id"])
+    try:
+        return Options(limits=Limits(**limits), rendering=Rendering(**rendering), **parameters)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0]).replace("_", "-") if first["loc"] else "parameters"
+        raise UsageError(f"bad {name}: {first['msg']} (given: {first['input']!r})") from None

@@ -1,0 +1,317 @@
+"""Plan: what is to be converted, frozen as a manifest, before any worker starts."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from itertools import islice, zip_longest
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from tasks.corpus import names, paths
+from tasks.corpus.audit import reconcile
+from tasks.corpus.failures import Category, Failure, Phase, UsageError
+from tasks.corpus.ledger import read_ledger
+from tasks.corpus.lives import Observer
+from tasks.corpus.manifest import Manifest, Row, write_rows
+from tasks.corpus.runs import (
+    RunSpec,
+    claim_output,
+    create_run,
+    difference,
+    latest,
+    new_run_id,
+    read_run,
+    starts,
+)
+from tasks.corpus.store import ObjectInfo, Store, open_store
+from tasks.options import Options
+from tasks.report import Report, read_report
+
+ROOM = "_runs/"
+"""What an output's listing leaves out."""
+
+
+class Selection(BaseModel):
+    """What a retry converts again: documents of an earlier run."""
+
+    model_config = ConfigDict(frozen=True)
+
+    run_id: str
+    keys: dict[str, str]
+    """key -> name of its Markdown, as that run had it."""
+    replace: frozenset[str] = frozenset()
+    """Keys whose (partial) output is moved away first."""
+
+
+class Planned(BaseModel):
+    """A run that is ready for its workers."""
+
+    model_config = ConfigDict(frozen=True)
+
+    spec: RunSpec
+    resumed: bool
+    waiting: int
+    """Documents that may still need work: not done and not failed for good, when the manifest was frozen."""
+    notes: list[str] = []
+    """What a person should know: outputs of another engine or of an older version of the document."""
+
+
+class Previous(BaseModel):
+    """What earlier runs on this output tell."""
+
+    failures: dict[str, tuple[int, str, Failure]] = {}
+    """key -> size, etag, permanent failure: carried over while content, engine and limits are the same."""
+    engine: str | None = None
+    run_id: str | None = None
+
+
+def open_stores(options: Options) -> tuple[Store, Store, Store]:
+    """Input, output and `<runs>`, each proved usable. Raises UsageError with one clear line."""
+    source = open_store(options.input)
+    output = open_store(options.output, writable=True)
+    _refuse_nested(source, output)
+    return source, output, open_store(options.runs_url, writable=True)
+
+
+def _refuse_nested(source: Store, output: Store) -> None:
+    inside, outside = _location(output), _location(source)
+    if inside == outside or inside.startswith(outside.rstrip("/") + "/"):
+        raise UsageError(
+            f"the output {output.url} is inside the input {source.url}: choose an output beside it, "
+            "or the next run would list what this one wrote"
+        )
+
+
+def _location(store: Store) -> str:
+    if store.url.startswith("s3://"):
+        return store.url.rstrip("/")
+    return str(Path(store.url).expanduser().resolve())
+
+
+def list_documents(source: Store, limit: int | None = None) -> Iterator[ObjectInfo]:
+    """The PDFs below the input, in order of their keys' bytes."""
+    documents = (info for info in source.list() if names.is_pdf(info.key))
+    return documents if limit is None else islice(documents, limit)
+
+
+def existing_outputs(output: Store) -> set[str]:
+    """Names of all Markdown that is there: one listing, whatever the number of documents."""
+    return {info.key for info in output.list(skip=ROOM) if info.key.endswith(".md")}
+
+
+def freeze(
+    documents: Iterator[ObjectInfo],
+    outputs: set[str],
+    previous: Previous,
+    *,
+    overwrite: bool = False,
+    retry_failed: bool = False,
+    selection: Selection | None = None,
+) -> Iterator[Row]:
+    """The manifest's rows: names settled, done and hopeless documents marked. Pure but for the listing behind it."""
+    seen: set[int] = set()
+    index = 0
+    for info in documents:
+        if (why := names.unsupported(info.key)) is not None:
+            key = names.printable(info.key)
+            failure = Failure(category=Category.NAME, phase=Phase.PLAN, message=why, retryable=False)
+            if selection is None:
+                yield Row(index, key, names.output_name(key), info.size, info.etag, failure=failure)
+                index += 1
+            continue
+        name = names.output_name(info.key)
+        # Hashes of the names rather than the names: 60 bytes a document instead of 200.
+        if (mark := hash(names.collision_key(name))) in seen:
+            name = names.settle(name, info.key)
+            mark = hash(names.collision_key(name))
+        seen.add(mark)
+        if selection is not None:
+            if info.key not in selection.keys:
+                continue
+            name = selection.keys[info.key]
+        replaced = overwrite or (selection is not None and info.key in selection.replace)
+        carried = None
+        if not retry_failed and selection is None and (old := previous.failures.get(info.key)) is not None:
+            size, etag, failure = old
+            carried = failure if (size, etag) == (info.size, info.etag) else None
+        done = name in outputs and not replaced
+        yield Row(index, info.key, name, info.size, info.etag, done=done, failure=None if done else carried)
+        index += 1
+
+
+def plan_run(
+    options: Options,
+    selection: Selection | None = None,
+    note: Callable[[str], None] = lambda text: None,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Planned:
+    """Resume the run that is asked for (or was left unfinished), or freeze a new one.
+
+    Raises UsageError for everything that the user can mend: unknown run, other parameters, no PDFs, another live run.
+    """
+    source, output, runs = open_stores(options)
+    output.probe()
+    runs.probe()
+    observer = Observer(runs, time.monotonic)
+    if options.run_id is not None:
+        spec = read_run(runs, options.run_id)
+        if (what := difference(spec.identity, options.identity)) is not None:
+            raise UsageError(
+                f"run {options.run_id} can't be resumed with other parameters: {what}; "
+                "give the same ones, or leave --run-id out for a new run"
+            )
+        claim_output(runs, spec.run_id, observer, sleep)
+        return _resumed(spec, runs, output)
+    if selection is None and not options.overwrite:
+        left = _unfinished(options, runs, source)
+        if left is not None:
+            claim_output(runs, left.run_id, observer, sleep)
+            note(f"Going on with run {left.run_id}, which did not finish")
+            return _resumed(left, runs, output)
+    previous = previous_runs(options, runs)
+    outputs = existing_outputs(output)
+    run_id = new_run_id()
+    claim_output(runs, run_id, observer, sleep)
+    waiting = 0
+
+    def counted() -> Iterator[Row]:
+        nonlocal waiting
+        documents = list_documents(source, options.limit if selection is None else None)
+        for row in freeze(
+            documents,
+            outputs,
+            previous,
+            overwrite=options.overwrite,
+            retry_failed=options.retry_failed,
+            selection=selection,
+        ):
+            waiting += not row.done and row.failure is None
+            yield row
+
+    data, documents = write_rows(counted())
+    if documents == 0:
+        raise UsageError(f"no PDFs (*.pdf) in {source.url}: nothing to convert")
+    unique = run_id.rsplit("-", 1)[-1]
+    spec = RunSpec(
+        run_id=run_id,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        identity=options.identity,
+        manifest=paths.manifest(run_id, unique),
+        documents=documents,
+        partitions=options.workers,
+        retry_of=selection.run_id if selection is not None else None,
+        overwrite=options.overwrite or bool(selection is not None and selection.replace),
+    )
+    runs.create(spec.manifest, data)
+    create_run(runs, spec)
+    planned = _resumed(spec, runs, output)
+    return planned.model_copy(
+        update={"resumed": False, "waiting": waiting, "notes": _notes(previous, options, outputs)}
+    )
+
+
+def _resumed(spec: RunSpec, runs: Store, output: Store) -> Planned:
+    if spec.overwrite:
+        _move_away(spec, runs, output)
+    return Planned(spec=spec, resumed=True, waiting=spec.documents)
+
+
+def _move_away(spec: RunSpec, runs: Store, output: Store) -> None:
+    """Move the outputs that this run replaces; once, before any worker of the run starts."""
+    marker = paths.replaced(spec.run_id, ".moved")
+    if runs.head(marker) is not None:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        manifest = load_manifest(runs, spec, Path(folder))
+        present = existing_outputs(output)
+        for row in manifest.rows():
+            if row.done or row.name not in present:
+                continue
+            keys = [info.key for info in output.list(names.assets_prefix(row.name))]
+            for key in [*keys, row.name]:
+                # The Markdown goes last: as long as it is there, a restart moves the rest again.
+                runs.create(paths.replaced(spec.run_id, key), output.read(key))
+                output.delete(key)
+    runs.create(marker, b"")
+
+
+def load_manifest(runs: Store, spec: RunSpec, folder: Path) -> Manifest:
+    """The run's manifest, in a local file."""
+    path = folder / "manifest"
+    runs.fetch(spec.manifest, path)
+    return Manifest(path)
+
+
+def _unfinished(options: Options, runs: Store, source: Store) -> RunSpec | None:
+    """The latest run, if it did not come to its end and would convert just what this call asks for."""
+    run_id = latest(runs)
+    if run_id is None:
+        return None
+    try:
+        spec = read_run(runs, run_id)
+    except UsageError:
+        return None  # started, and killed before it was written down
+    report = read_report(runs, run_id)
+    if report is not None and report.remaining == 0:
+        return None
+    if spec.retry_of is not None or difference(spec.identity, options.identity) is not None:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        rows = load_manifest(runs, spec, Path(folder)).rows()
+        for row, info in zip_longest(rows, list_documents(source, options.limit)):
+            if row is None or info is None or (row.size, row.etag) != (info.size, info.etag):
+                return None
+            if row.key != info.key and names.unsupported(info.key) is None:
+                return None
+    return spec
+
+
+def previous_runs(options: Options, runs: Store) -> Previous:
+    """Permanent failures of the newest runs with the same input, engine and limits, back to the last whole one."""
+    found: dict[str, tuple[int, str, Failure]] = {}
+    engine: str | None = None
+    newest: str | None = None
+    for run_id in dict.fromkeys(start.run_id for _, start in reversed(starts(runs))):
+        try:
+            spec = read_run(runs, run_id)
+        except UsageError:
+            continue
+        newest, engine = newest or run_id, engine or spec.identity.engine
+        same = (spec.identity.input, spec.identity.engine, spec.identity.limits) == (
+            options.identity.input,
+            options.identity.engine,
+            options.identity.limits,
+        )
+        if same:
+            for key, value in _permanent_failures(runs, spec, read_report(runs, run_id)).items():
+                found.setdefault(key, value)
+        if spec.retry_of is None:
+            break
+    return Previous(failures=found, engine=engine, run_id=newest)
+
+
+def _permanent_failures(runs: Store, spec: RunSpec, report: Report | None) -> dict[str, tuple[int, str, Failure]]:
+    if report is not None and report.failed + report.quarantined == 0:
+        return {}
+    with tempfile.TemporaryDirectory() as folder:
+        manifest = load_manifest(runs, spec, Path(folder))
+        records = read_ledger(runs, [paths.workers(spec.run_id)])
+        failed = {f.index: f.failure for f in reconcile(manifest.rows(), records, None).failures}
+        return {
+            row.key: (row.size, row.etag, failed[row.index])
+            for row in manifest.rows()
+            if row.index in failed and not failed[row.index].retryable
+        }
+
+
+def _notes(previous: Previous, options: Options, outputs: set[str]) -> list[str]:
+    if not outputs or previous.engine in (None, options.engine.value) or options.overwrite:
+        return []
+    return [
+        f"{len(outputs)} outputs are there already, by engine {previous.engine} (run {previous.run_id}): "
+        "they are skipped; --overwrite converts them again"
+    ]

@@ -1,0 +1,210 @@
+"""A worker's pulse: the heartbeat, and all that has to be looked at or written while documents take their time."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+
+from tasks.corpus import paths
+from tasks.corpus.failure_file import FailureFile
+from tasks.corpus.failures import Category, Fenced, NotFound, StoreError
+from tasks.corpus.ledger import LedgerWriter, Record
+from tasks.corpus.lives import BEAT_SECONDS, DOUBT_SECONDS, Heartbeat
+from tasks.corpus.store import Store
+
+PARENT_PATIENCE_SECONDS = 180.0
+"""A worker whose parent's heartbeat stood still so long drains."""
+FIRST_OUTCOMES = 20
+IN_A_ROW = 30
+"""The breaker: the first 20 outcomes, or 30 in a row, failed with one systemic cause."""
+
+_log = logging.getLogger("pdf_flows.pulse")
+
+
+def boot_seconds() -> float:
+    """Seconds since boot, suspended time included: a laptop that slept is in doubt when it wakes."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+
+
+def tripped(outcomes: int, streak: int, category: Category | None) -> bool:
+    """Whether the breaker trips. Pure; for one worker's counts or for those of all workers together."""
+    if category is None or not category.systemic:
+        return False
+    return streak >= IN_A_ROW or (streak >= FIRST_OUTCOMES and streak == outcomes)
+
+
+class Pulse:
+    """Beats every `seconds` in a thread of its own; a context manager around the work.
+
+    Args:
+        drain: called with the reason when the work has to stop: fenced, stopped by the parent, parent gone, breaker.
+    """
+
+    def __init__(
+        self,
+        runs: Store,
+        run_id: str,
+        worker: int,
+        attempt: int,
+        epoch: int,
+        ledger: LedgerWriter,
+        failures: FailureFile,
+        drain: Callable[[str], None],
+        seconds: float = BEAT_SECONDS,
+    ) -> None:
+        self._runs = runs
+        self._prefix = paths.life(run_id, worker, attempt)
+        self._parent = paths.parent(run_id, epoch)
+        self._ledger = ledger
+        self._failures = failures
+        self._drain = drain
+        self._seconds = min(seconds, BEAT_SECONDS)
+        self._lock = threading.Lock()
+        self._beating = threading.Lock()
+        self._state = Heartbeat()
+        self._beaten = boot_seconds()
+        self._end = threading.Event()
+        self._fenced = False
+        self._parent_seen: tuple[int, float] | None = None
+        self._thread = threading.Thread(target=self._run, name="pulse", daemon=True)
+
+    def __enter__(self) -> Pulse:
+        self.beat()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end.set()
+        self._thread.join(timeout=30)
+
+    # -- what the work tells ---------------------------------------------------------------------------------------
+
+    def assign(self, assigned: int) -> None:
+        """How many documents this life has to do."""
+        with self._lock:
+            self._state.assigned = assigned
+
+    def begin(self, key: str) -> None:
+        """A document is in hand."""
+        with self._lock:
+            self._state.in_hand = [*self._state.in_hand, key]
+
+    def end(self, key: str) -> None:
+        """A document is out of hand."""
+        with self._lock:
+            self._state.in_hand = [other for other in self._state.in_hand if other != key]
+            self._state.page = None
+
+    def page(self, page: int) -> None:
+        """The page in hand."""
+        with self._lock:
+            self._state.page = page
+
+    def outcome(self, record: Record, assigned: int) -> None:
+        """A document's end: counts, failures file, breaker."""
+        if not record.outcome.final:
+            return
+        self._failures.note(record)
+        with self._lock:
+            state = self._state
+            state.assigned = assigned
+            state.processed += 1
+            state.outcomes += 1
+            state.pages += (record.pages or 0) if record.outcome.published else 0
+            state.converted += record.outcome.published
+            state.failed += record.failure is not None
+            state.skipped += not record.outcome.published and record.failure is None
+            category = record.failure.category if record.failure is not None else None
+            if category is None:
+                state.streak, state.streak_category, state.streak_message = 0, None, ""
+            else:
+                state.streak = state.streak + 1 if category == state.streak_category else 1
+                state.streak_category = category
+                state.streak_message = record.failure.message if record.failure is not None else ""
+            trips = tripped(state.outcomes, state.streak, state.streak_category)
+            urgent = category is not None and category.systemic
+            message = f"{state.streak_category}: {state.streak_message} ({state.streak} documents in a row)"
+        if trips:
+            self._drain(f"breaker: {message}")
+        if urgent:
+            # The parent's breaker counts over all workers: let it see this now, not at the next beat.
+            self._try(self.beat)
+
+    # -- what publishing asks --------------------------------------------------------------------------------------
+
+    def in_doubt(self) -> bool:
+        """No successful heartbeat for 45 s (by CLOCK_BOOTTIME): read claim and fence before publishing."""
+        return boot_seconds() - self._beaten >= DOUBT_SECONDS
+
+    def raise_if_fenced(self) -> None:
+        """Raises Fenced once this life was seen to be fenced."""
+        if self._fenced:
+            raise Fenced(f"{self._prefix} was fenced")
+
+    def fenced(self) -> bool:
+        """Read the fence now."""
+        if self._runs.head(f"{self._prefix}fenced") is not None:
+            self._fenced = True
+        return self._fenced
+
+    def beat(self, ended: str | None = None) -> None:
+        """One heartbeat. Raises StoreError."""
+        with self._beating:
+            with self._lock:
+                self._state.counter += 1
+                self._state.ended = ended
+                data = self._state.model_dump_json().encode()
+            begun = boot_seconds()
+            self._runs.put(f"{self._prefix}heartbeat.json", data)
+            self._beaten = begun
+
+    def close(self, ended: str) -> None:
+        """The last beat: nothing will be published any more. A store that fails now only delays the successor."""
+        self._end.set()
+        self._try(self._failures.write)
+        self._try(lambda: self.beat(ended))
+
+    # -- the thread ------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while not self._end.wait(self._seconds):
+            self._try(self.beat)
+            self._try(self._look)
+            self._try(self._ledger.flush_if_due)
+            self._try(self._failures.write)
+
+    def _look(self) -> None:
+        if self.fenced():
+            self._drain("fenced: another life took over")
+            return
+        try:
+            reason = self._runs.read(f"{self._parent}stop.json").decode(errors="replace")
+        except NotFound:
+            reason = ""
+        if reason:
+            self._drain(reason)
+        if self._parent_gone():
+            self._drain("the parent is gone")
+
+    def _parent_gone(self) -> bool:
+        """The parent's counter stood still for PARENT_PATIENCE_SECONDS. Lives without a parent have none to miss."""
+        try:
+            beat = Heartbeat.model_validate_json(self._runs.read(f"{self._parent}heartbeat.json"))
+        except (NotFound, ValueError):
+            return False
+        now = time.monotonic()
+        if self._parent_seen is None or self._parent_seen[0] != beat.counter:
+            self._parent_seen = (beat.counter, now)
+        return now - self._parent_seen[1] >= PARENT_PATIENCE_SECONDS
+
+    def _try(self, step: Callable[[], object]) -> None:
+        try:
+            step()
+        except StoreError as error:
+            # The next beat tries again; until then the life is in doubt and says so by not publishing.
+            _log.warning("%s: %s", self._prefix, error)

@@ -1,0 +1,106 @@
+"""Fixtures for all tests: a real S3 server (moto, over HTTP), stores of both kinds, and root without root's powers."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import boto3
+import pytest
+from moto.moto_server.utilities import RegexConverter
+from moto.server import ThreadedMotoServer
+
+from tasks.corpus.store import Store
+from tasks.corpus.store_folder import FolderStore
+from tasks.corpus.store_s3 import S3Store
+
+
+class MotoS3(NamedTuple):
+    """A running S3 server. AWS_ENDPOINT_URL and dummy credentials are in the environment, for child processes too."""
+
+    url: str
+    client: Any
+
+    def new_bucket(self) -> str:
+        """A fresh bucket's `s3://` address."""
+        bucket = f"test-{uuid.uuid4().hex[:12]}"
+        self.client.create_bucket(Bucket=bucket)
+        return f"s3://{bucket}"
+
+
+def _match_newlines(self: RegexConverter, url_map: Any, *items: Any) -> None:
+    super(RegexConverter, self).__init__(url_map)
+    self.regex = f"(?s:{items[0]})"
+
+
+@pytest.fixture(scope="session")
+def moto_s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MotoS3]:
+    """One moto server for the session, on a free loopback port."""
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    url = f"http://{host}:{port}"
+    nothing = str(tmp_path_factory.mktemp("aws") / "none")
+    with pytest.MonkeyPatch.context() as patch:
+        # Real S3 takes keys with newlines; moto's routes say "." and mean any character.
+        patch.setattr(RegexConverter, "__init__", _match_newlines)
+        for name in ("AWS_PROFILE", "AWS_DEFAULT_PROFILE", "AWS_SESSION_TOKEN", "AWS_DEFAULT_REGION", "AWS_CA_BUNDLE"):
+            patch.delenv(name, raising=False)
+        patch.setenv("AWS_ENDPOINT_URL", url)
+        patch.setenv("AWS_ACCESS_KEY_ID", "testing")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "testing-secret")
+        patch.setenv("AWS_REGION", "us-east-1")
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        patch.setenv("AWS_CONFIG_FILE", nothing)
+        patch.setenv("AWS_SHARED_CREDENTIALS_FILE", nothing)
+        patch.setenv("NO_PROXY", ",".join(filter(None, [os.environ.get("NO_PROXY"), "127.0.0.1"])))
+        yield MotoS3(url, boto3.session.Session().client("s3", region_name="us-east-1"))
+    server.stop()
+
+
+@pytest.fixture(params=["folder", "s3"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    """An empty, writable store: a folder that is yet to be made, or a prefix in a fresh bucket."""
+    if request.param == "folder":
+        return FolderStore.from_url(str(tmp_path / "store"), create=True)
+    moto: MotoS3 = request.getfixturevalue("moto_s3")
+    return S3Store.from_url(f"{moto.new_bucket()}/some/prefix")
+
+
+class _CapHeader(ctypes.Structure):
+    _fields_ = (("version", ctypes.c_uint32), ("pid", ctypes.c_int))
+
+
+class _CapData(ctypes.Structure):
+    _fields_ = (("effective", ctypes.c_uint32), ("permitted", ctypes.c_uint32), ("inheritable", ctypes.c_uint32))
+
+
+@contextmanager
+def _without_override() -> Iterator[None]:
+    """While it lasts, file modes hold for this thread even if it is root: CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH are off."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    header, data = _CapHeader(0x20080522, 0), (_CapData * 2)()
+    if libc.capget(ctypes.byref(header), data) != 0:
+        raise OSError(ctypes.get_errno(), "capget")
+    before = data[0].effective
+    data[0].effective = before & ~0b110
+    if libc.capset(ctypes.byref(header), data) != 0:
+        raise OSError(ctypes.get_errno(), "capset")
+    try:
+        yield
+    finally:
+        data[0].effective = before
+        libc.capset(ctypes.byref(header), data)
+
+
+@pytest.fixture
+def as_user() -> Callable[[], AbstractContextManager[None]]:
+    """`with as_user(): ...` - chmod counts for this thread, also where the tests run as root."""
+    return _without_override
