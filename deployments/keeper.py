@@ -40,8 +40,8 @@ TICK_SECONDS = 0.25
 STOP_SECONDS = 10.0
 """What a server gets between SIGTERM and SIGKILL."""
 RESTARTS = 3
-WORKER_STOP_SECONDS = 30.0
-"""What a guarded command gets between SIGTERM and SIGKILL."""
+GUARDED_STOP_SECONDS = 20.0
+"""What a guarded command gets between SIGTERM and SIGKILL, and then what it started gets."""
 
 _PASSED_ON = (
     "PATH",
@@ -290,24 +290,28 @@ def guard(parent: int, words: Sequence[str]) -> int:
     while not stop.wait(TICK_SECONDS):
         status = process.poll()
         if status is not None:
-            _kill_group(process.pid)
+            _end_group(process)
             return status if status >= 0 else 128 - status
         if os.getppid() != parent:
             break
-    process.send_signal(signal.SIGTERM)
-    try:
-        process.wait(WORKER_STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        _kill_group(process.pid)
-        process.wait()
-    _kill_group(process.pid)
+    process.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(GUARDED_STOP_SECONDS)
+    _end_group(process)
     return 143
 
 
-def _kill_group(group: int) -> None:
-    """What a command that has ended left running in its session."""
+def _end_group(process: subprocess.Popen[bytes]) -> None:
+    """End all that is left in a command's session: SIGTERM, patience, SIGKILL."""
+    until = time.monotonic() + GUARDED_STOP_SECONDS
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(group, signal.SIGKILL)
+        os.killpg(process.pid, signal.SIGTERM)
+        while time.monotonic() < until:
+            process.poll()
+            time.sleep(0.1)
+            os.killpg(process.pid, 0)
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def main(words: Sequence[str]) -> int:

@@ -72,7 +72,7 @@ class FolderStore:
         return self._url
 
     def display(self, key: str) -> str:
-        """The key below the folder as the user gave it, on one line."""
+        """The key below the folder's own name, on one line: records hold no path of this machine."""
         return printable(f"{self._shown}/{key}")
 
     def list(self, prefix: str = "", *, skip: str | None = None) -> Iterator[ObjectInfo]:

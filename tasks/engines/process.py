@@ -118,7 +118,7 @@ class ChildProcess:
                 start_new_session=True,
             )
         except OSError as error:
-            self._stderr.append(f"cannot start {sys.executable}: {error.strerror}")
+            self._stderr.append(f"the interpreter cannot be started: {error.strerror}")
             self._spawned.set()
         else:
             self._spawned.set()

@@ -248,7 +248,14 @@ class Sandbox:
                 "cpu": self._limits.document_timeout * self._threads + _CPU_SLACK,
             }
         )
-        reply = self._await(child, progress)
+        try:
+            reply = self._await(child, progress)
+        except (ConversionError, Aborted):
+            raise
+        except BaseException:
+            # The caller's `progress` raised, or Ctrl-C: the child must not go on to answer the next request with this one.
+            self.recycle()
+            raise
         if reply["kind"] == "failure":
             try:
                 failure = Failure.model_validate(reply.get("failure"))
@@ -287,7 +294,10 @@ class Sandbox:
                 self._died(child, page)
             match message.get("kind"):
                 case "progress":
-                    page, pages = int(message["page"]), int(message["pages"])
+                    begun_page, pages = message.get("page"), message.get("pages")
+                    if not isinstance(begun_page, int) or not isinstance(pages, int):
+                        self._malformed()
+                    page = begun_page
                     page_begun, page_cpu = time.monotonic(), child.cpu_seconds()
                     if progress is not None:
                         progress(page, pages)

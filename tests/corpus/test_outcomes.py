@@ -40,6 +40,7 @@ REFUSALS: dict[str, set[Category | None]] = {
 
 KNOWN: dict[str, Category] = {
     "hostile/pj-bug1978317.pdf": Category.TIMEOUT,
+    "hostile/x-grid-120x120.pdf": Category.TIMEOUT,
     "hostile/x-rotate-45.pdf": Category.NO_TEXT,
 }
 """Good documents that plain pymupdf4llm cannot do, and how they fail."""
@@ -65,7 +66,7 @@ def rows() -> list[dict[str, str]]:
 @pytest.fixture(scope="module")
 def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Sandbox, Path]]:
     scratch = tmp_path_factory.mktemp("outcomes")
-    with Sandbox(EngineName.LAYOUT, Limits(page_timeout=30), threads=2, scratch=scratch) as running:
+    with Sandbox(EngineName.LAYOUT, Limits(page_timeout=60), threads=2, scratch=scratch) as running:
         yield running, scratch
 
 

@@ -196,6 +196,18 @@ class TestTime:
         sandbox.start()
         assert len(works(sandbox, tmp_path).pages) == 1
 
+    def test_a_progress_callback_that_raises_leaves_no_conversion_behind(
+        self, dummy: MakeSandbox, tmp_path: Path
+    ) -> None:
+        sandbox = dummy()
+
+        def refuse(page: int, pages: int) -> None:
+            raise RuntimeError("fenced")
+
+        with pytest.raises(RuntimeError, match="fenced"):
+            sandbox.convert(document(tmp_path, "pages=3 seconds=0.2"), tmp_path / "scratch" / "out", [], refuse)
+        assert len(works(sandbox, tmp_path).pages) == 1
+
 
 class TestChildren:
     def test_replaced_after_a_number_of_documents_by_one_that_is_warm(self, dummy: MakeSandbox, tmp_path: Path) -> None:

@@ -1,0 +1,256 @@
+"""`pdf-flows up` and `pdf-flows ui`: the local server with all that makes runs triggerable from its UI, or just the UI."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import webbrowser
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+import httpx
+
+from deployments import keeper
+from deployments.server import PrefectServer, ServerSettings
+from tasks.corpus.failures import PdfFlowsError
+
+ROOT = Path(__file__).resolve().parent.parent
+PARENTS_POOL = "pdf-flows-parents"
+WORKERS_POOL = "pdf-flows-workers"
+POOL_TYPE = "process"
+
+DEPLOY_SECONDS = 300.0
+PAUSES = (1.0, 2.0, 5.0, 15.0, 30.0)
+"""Before a worker that died is started again; the last one for every further time."""
+STEADY_SECONDS = 120.0
+"""A worker that lived so long starts again from the first pause."""
+STOP_SECONDS = 2 * keeper.GUARDED_STOP_SECONDS + 10.0
+
+
+def up(*, workers_limit: int | None = None, root: Path = ROOT) -> int:
+    """Serve until Ctrl-C or SIGTERM: server, two work pools, a worker process for each, and the deployments.
+
+    May be called again and again on the same home: pools and deployments that exist are brought up to date.
+
+    Args:
+        workers_limit: flow runs of `convert-partition` at the same time, at most. None: no limit.
+        root: the clone that holds `prefect.yaml` and the flows.
+
+    Returns:
+        The exit status: 0 after Ctrl-C or SIGTERM.
+
+    Raises:
+        UsageError: no server.
+        PdfFlowsError: the deployments were refused.
+    """
+    server = PrefectServer.obtain(ServerSettings())
+    with _until_stopped() as stop, server:
+        _say(f"Prefect server: {server.ui_url}" + ("" if server.own else " (configured)"))
+        _make_pools(os.environ["PREFECT_API_URL"], workers_limit)
+        environment = _environment(root)
+        _deploy(root, environment)
+        logs = server.log.parent
+        logs.mkdir(parents=True, exist_ok=True)
+        workers = [
+            PoolWorker(PARENTS_POOL, environment, logs / "worker-parents.log"),
+            PoolWorker(WORKERS_POOL, environment, logs / "worker-workers.log"),
+        ]
+        try:
+            for worker in workers:
+                worker.start()
+            _say(
+                f"Open {server.ui_url}/deployments, choose convert-corpus, then Run > Custom run, and fill in input and output."
+            )
+            _say("Ctrl-C stops the workers and their runs; running the same again later goes on where they were.")
+            while not stop.wait(keeper.TICK_SECONDS):
+                for worker in workers:
+                    worker.look()
+        finally:
+            _say("Stopping the workers ...")
+            for worker in workers:
+                worker.end()
+            for worker in workers:
+                worker.gone()
+    return 0
+
+
+def ui() -> int:
+    """Serve the UI with the history of the local runs until Ctrl-C or SIGTERM. Opens a browser where there is a display.
+
+    Returns:
+        The exit status, 0.
+
+    Raises:
+        UsageError: no server.
+    """
+    server = PrefectServer.obtain(ServerSettings())
+    with _until_stopped() as stop, server:
+        _say(f"Prefect UI: {server.ui_url} (Ctrl-C ends)")
+        if _has_display():
+            webbrowser.open(server.ui_url)
+        stop.wait()
+    return 0
+
+
+class PoolWorker:
+    """A `prefect worker` process for a pool, started again when it dies.
+
+    It runs below a guard, which ends it and its flow runs also when this process is killed.
+    """
+
+    def __init__(self, pool: str, environment: dict[str, str], log: Path) -> None:
+        self._pool = pool
+        self._environment = environment
+        self._log = log
+        self._process: subprocess.Popen[bytes] | None = None
+        self._started = 0.0
+        self._deaths = 0
+        self._again = 0.0
+
+    def start(self) -> None:
+        """Start the worker."""
+        words = [sys.executable, "-m", "prefect", "worker", "start", "--pool", self._pool, "--type", POOL_TYPE]
+        if self._log.exists() and self._log.stat().st_size > keeper.LOG_BYTES:
+            self._log.replace(self._log.with_name(f"{self._log.name}.1"))
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                keeper.command("guard", str(os.getpid()), *words),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=self._environment,
+                # Ctrl-C in the terminal is for us; we pass on what it means.
+                start_new_session=True,
+            )
+        self._started = time.monotonic()
+
+    def look(self) -> None:
+        """Start the worker again if it died and its pause is over."""
+        if self._process is None:
+            if time.monotonic() >= self._again:
+                self.start()
+            return
+        status = self._process.poll()
+        if status is None:
+            return
+        self._deaths = 1 if time.monotonic() - self._started > STEADY_SECONDS else self._deaths + 1
+        pause = PAUSES[min(self._deaths, len(PAUSES)) - 1]
+        self._process, self._again = None, time.monotonic() + pause
+        _say(
+            f"The worker of {self._pool} ended with status {status} (see {self._log}); starting it again in {pause:g} s"
+        )
+
+    def end(self) -> None:
+        """Ask the worker, and with it its flow runs, to end."""
+        if self._process is not None:
+            self._process.terminate()
+
+    def gone(self) -> None:
+        """Wait until it has ended."""
+        if self._process is None:
+            return
+        try:
+            self._process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+def _environment(root: Path) -> dict[str, str]:
+    """What `prefect deploy` and the workers run with; this process already has the API's settings."""
+    return {
+        **os.environ,
+        "PDF_FLOWS_ROOT": str(root),
+        "PREFECT_WORKER_QUERY_SECONDS": "1",
+        "PREFECT_WORKER_HEARTBEAT_SECONDS": "10",
+        # Deleting a run in the UI or cancelling one that has not begun must not leave a process behind.
+        "PREFECT_WORKER_ENABLE_CANCELLATION": "true",
+        "PREFECT_LOGGING_COLORS": "false",
+        "PYTHONPATH": os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])]),
+    }
+
+
+def _make_pools(api: str, workers_limit: int | None) -> None:
+    """Both pools, of type process; the limit on the workers' pool only, where it can't stop a parent."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
+    from prefect.exceptions import ObjectAlreadyExists
+    from prefect.workers.process import ProcessWorker
+
+    template = ProcessWorker.get_default_base_job_template()
+    try:
+        with get_client(sync_client=True) as client:
+            for name, limit in ((PARENTS_POOL, None), (WORKERS_POOL, workers_limit)):
+                try:
+                    client.create_work_pool(
+                        WorkPoolCreate(name=name, type=POOL_TYPE, base_job_template=template, concurrency_limit=limit)
+                    )
+                except ObjectAlreadyExists:
+                    pool = client.read_work_pool(name)
+                    if pool.type != POOL_TYPE:
+                        raise PdfFlowsError(
+                            f"the work pool {name} at {api} is of type {pool.type}, not {POOL_TYPE}: delete it there"
+                        ) from None
+                    client.update_work_pool(name, WorkPoolUpdate(concurrency_limit=limit))
+    except httpx.HTTPError as error:
+        raise PdfFlowsError(f"the work pools could not be made at {api}: {error}") from error
+
+
+def _deploy(root: Path, environment: dict[str, str]) -> None:
+    words = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
+    try:
+        done = subprocess.run(
+            words,
+            cwd=root,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=DEPLOY_SECONDS,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise PdfFlowsError(f"prefect deploy --all in {root} took more than {DEPLOY_SECONDS:g} s") from error
+    # A deployment that fails is a warning in the output and no bad status when others went through.
+    failed = [line for line in (done.stdout + done.stderr).splitlines() if _is_error(line)]
+    if done.returncode or failed:
+        reason = " ".join((failed or (done.stderr + done.stdout).split("\n"))[-1].split())
+        raise PdfFlowsError(f"prefect deploy --all in {root} failed (status {done.returncode}): {reason}")
+
+
+def _is_error(line: str) -> bool:
+    return any(word in line for word in ("Error", "error:", "not found", "Skipping deployment", "Failed"))
+
+
+@contextlib.contextmanager
+def _until_stopped() -> Iterator[threading.Event]:
+    """An event that Ctrl-C, SIGTERM or the closing of the terminal sets; a second Ctrl-C ends at once."""
+    stop = threading.Event()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    former = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield stop
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
+def _has_display() -> bool:
+    if not sys.stderr.isatty():
+        return False
+    return sys.platform == "darwin" or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
