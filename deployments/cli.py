@@ -91,7 +91,7 @@ def convert(
         "page_timeout": page_timeout,
         "max_pages": max_pages,
         "max_failure_rate": _rate(max_failure_rate),
-        "password_file": password_file if password_file is None or ":" in password_file else _absolute(password_file),
+        "password_file": _password_file(password_file),
         "overwrite": overwrite,
         "steal": steal,
         "page_markers": page_markers,
@@ -136,7 +136,7 @@ def plan(
             "engine": engine,
             "limit": limit,
             "runs": _absolute(runs) if runs is not None else None,
-            "password_file": password_file,
+            "password_file": _password_file(password_file),
         }
     )
     return _quote(options, as_json)
@@ -239,10 +239,22 @@ def retry(
     as_json: Json = False,
 ) -> int:
     """Convert again what a run recorded as failed, as a new run with the same parameters."""
-    from tasks.corpus.runs import resolve
+    from tasks.selection import select
 
-    _, runs_store = _stores(output, runs)
-    spec = resolve(runs_store, run_id)
+    _stores(output, runs)
+    parameters: dict[str, Any] = {
+        "output": _absolute(output),
+        "run_id": run_id,
+        "runs": _absolute(runs) if runs is not None else None,
+        "category": category,
+        "partial": partial,
+        "documents": document,
+        "workers": workers,
+        "retries": retries,
+        "password_file": _password_file(password_file),
+    }
+    # Nothing to convert again is said before a server is started, and "the latest" is settled for good.
+    parameters["run_id"] = select(**parameters)[1].run_id
 
     from deployments.session import prefect_api, run_flow
 
@@ -250,21 +262,7 @@ def retry(
         from flows.retry_failures import retry_failures
 
         server.wait()
-        return run_flow(
-            lambda: retry_failures(
-                output=_absolute(output),
-                run_id=spec.run_id,
-                runs=_absolute(runs) if runs is not None else None,
-                category=category,
-                partial=partial,
-                documents=document,
-                workers=workers,
-                retries=retries,
-                password_file=password_file,
-                return_state=True,
-            ),
-            as_json=as_json,
-        )
+        return run_flow(lambda: retry_failures(**parameters, return_state=True), as_json=as_json)
 
 
 @app.command
@@ -347,17 +345,27 @@ def _quote(options: Any, as_json: bool) -> int:
 
 def _first_look(source: Any, output: Any, runs: Any, options: Any) -> None:
     from tasks.corpus.runs import read_run
+    from tasks.corpus.store import check_readable
     from tasks.passwords import PREFECT_SECRET, read_passwords
-    from tasks.plan import list_documents
+    from tasks.plan import check_same, list_documents
 
+    check_readable(source)
     output.probe()
     runs.probe()
     if options.run_id is not None:
-        read_run(runs, options.run_id)
+        check_same(read_run(runs, options.run_id), options)
     if options.password_file is not None and not options.password_file.startswith(PREFECT_SECRET):
         read_passwords(options.password_file)
     if next(list_documents(source), None) is None:
         raise UsageError(f"no PDFs (*.pdf) in {source.url}: nothing to convert")
+
+
+def _password_file(reference: str | None) -> str | None:
+    from tasks.passwords import PREFECT_SECRET, SECRETS_MANAGER
+
+    if reference is None or reference.startswith((PREFECT_SECRET, SECRETS_MANAGER)):
+        return reference
+    return _absolute(reference)
 
 
 def _stores(output: str, runs: str | None) -> tuple[Any, Any]:

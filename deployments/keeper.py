@@ -40,8 +40,8 @@ TICK_SECONDS = 0.25
 STOP_SECONDS = 10.0
 """What a server gets between SIGTERM and SIGKILL."""
 RESTARTS = 3
-GUARDED_STOP_SECONDS = 20.0
-"""What a guarded command gets between SIGTERM and SIGKILL, and then what it started gets."""
+GUARDED_STOP_SECONDS = 30.0
+"""What a guarded command's children get to drain, and then it to end, between SIGTERM and SIGKILL."""
 
 _PASSED_ON = (
     "PATH",
@@ -290,26 +290,46 @@ def guard(parent: int, words: Sequence[str]) -> int:
     while not stop.wait(TICK_SECONDS):
         status = process.poll()
         if status is not None:
-            _end_group(process)
+            _kill_group(process)
             return status if status >= 0 else 128 - status
         if os.getppid() != parent:
             break
+    _end_children(process.pid)
     process.terminate()
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(GUARDED_STOP_SECONDS)
-    _end_group(process)
+    _kill_group(process)
     return 143
 
 
-def _end_group(process: subprocess.Popen[bytes]) -> None:
-    """End all that is left in a command's session: SIGTERM, patience, SIGKILL."""
+def _end_children(parent: int) -> None:
+    """Let what a process started come to its end: SIGTERM, then patience. What is left dies with its parent.
+
+    A Prefect worker that ends kills its flow runs within a second; they could not drain.
+    """
+    told: set[int] = set()
     until = time.monotonic() + GUARDED_STOP_SECONDS
+    while (children := _children(parent)) and time.monotonic() < until:
+        for child in children - told:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGTERM)
+        told |= children
+        time.sleep(TICK_SECONDS)
+
+
+def _children(parent: int) -> set[int]:
+    """The living children of a process; none where the system has no ps(1)."""
+    try:
+        listed = subprocess.run(["ps", "-A", "-o", "pid=,ppid=,stat="], capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return set()
+    rows = (line.split() for line in listed.stdout.splitlines())
+    return {int(row[0]) for row in rows if len(row) == 3 and int(row[1]) == parent and not row[2].startswith("Z")}
+
+
+def _kill_group(process: subprocess.Popen[bytes]) -> None:
+    """What a command left running in its process group."""
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGTERM)
-        while time.monotonic() < until:
-            process.poll()
-            time.sleep(0.1)
-            os.killpg(process.pid, 0)
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 

@@ -7,7 +7,9 @@ from typing import Any
 from prefect import flow, get_run_logger
 
 
-@flow(name="convert-partition", flow_run_name="{run_id}-worker-{worker}", validate_parameters=True, persist_result=False)
+@flow(
+    name="convert-partition", flow_run_name="{run_id}-worker-{worker}", validate_parameters=True, persist_result=False
+)
 def convert_partition(
     runs: str,
     run_id: str,

@@ -108,14 +108,23 @@ class Publishing:
     """Publishes Markdown with its assets so that readers see all or nothing, once.
 
     Args:
-        in_doubt: whether this life went without a successful heartbeat for too long (raises Fenced if it is over).
+        check_life: called right before the Markdown is put; raises Fenced where this life may not publish any more.
+        still_mine: whether a claim is still this life's and the newest.
     """
 
-    def __init__(self, output: Store, ledger: LedgerWriter, life: Life, check_life: Callable[[Claim], None]) -> None:
+    def __init__(
+        self,
+        output: Store,
+        ledger: LedgerWriter,
+        life: Life,
+        check_life: Callable[[Claim], None],
+        still_mine: Callable[[Claim], bool],
+    ) -> None:
         self._output = output
         self._ledger = ledger
         self._life = life
         self._check_life = check_life
+        self._still_mine = still_mine
 
     def publish(
         self, row: Row, claim: Claim, data: bytes, assets: list[tuple[str, bytes]], intent: Record, state: _Try
@@ -125,12 +134,7 @@ class Publishing:
             self._output.create(key, content)
         self._ledger.flush(self._ledger.add(intent))
         self._check_life(claim)
-        stamp = {
-            "run": self._life.run_id,
-            "worker": str(self._life.worker),
-            "attempt": str(self._life.attempt),
-            "sha256": intent.sha256 or "",
-        }
+        stamp = stamp_of(self._life.run_id, intent)
         try:
             created = self._output.create(row.name, data, stamp)
         except StoreError:
@@ -141,8 +145,23 @@ class Publishing:
         found = dict(self._output.metadata(row.name))
         if found:
             return found == stamp
-        # Folders keep no metadata: the content tells, where a try of this life may have arrived unheard.
-        return state.unsure and hashlib.sha256(self._output.read(row.name)).hexdigest() == intent.sha256
+        # Folders keep no metadata: the content tells, where a try of this life may have arrived unheard. A successor's
+        # content is the same, so only a claim that nobody took over proves anything; else the intents settle it later.
+        return (
+            state.unsure
+            and hashlib.sha256(self._output.read(row.name)).hexdigest() == intent.sha256
+            and self._still_mine(claim)
+        )
+
+
+def stamp_of(run_id: str, intent: Record) -> dict[str, str]:
+    """The metadata of the Markdown that an intent announces: says whose it is, where the store keeps metadata."""
+    return {
+        "run": run_id,
+        "worker": str(intent.worker),
+        "attempt": str(intent.attempt),
+        "sha256": intent.sha256 or "",
+    }
 
 
 class DocumentConverter:
@@ -167,7 +186,6 @@ class DocumentConverter:
         scratch: Path,
         check_life: Callable[[Claim], None],
         on_page: Callable[[Row, int, int], None],
-        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._life = life
         self._source = source
@@ -183,9 +201,8 @@ class DocumentConverter:
         self._retry_failed = retry_failed
         self._versions = versions
         self._scratch = scratch
-        self._publishing = Publishing(output, ledger, life, check_life)
+        self._publishing = Publishing(output, ledger, life, check_life, claims.mine)
         self._on_page = on_page
-        self._sleep = sleep
         self._draining = threading.Event()
 
     def drain(self) -> None:
@@ -209,7 +226,7 @@ class DocumentConverter:
         except Aborted:
             record = self._record(row, claim, Outcome.RELEASED)
         except ConversionError as error:
-            if self._draining.is_set() and error.failure.category is Category.CRASHED:
+            if self._draining.is_set() and self._cut_short(error.failure, state):
                 record = self._record(row, claim, Outcome.RELEASED)
             else:
                 failure = error.failure.model_copy(update={"attempts": max(1, state.tries)})
@@ -231,6 +248,10 @@ class DocumentConverter:
             self._claims.release(claim)
         return record
 
+    def _cut_short(self, failure: Failure, state: _Try) -> bool:
+        """Whether only the drain kept the document from another try: it never counts against a document."""
+        return failure.category is Category.CRASHED or (failure.retryable and state.tries <= self._retries)
+
     # -- before any work ------------------------------------------------------------------------------------------
 
     def _settled_before(self, row: Row, claim: Claim) -> tuple[Record | None, Record | None]:
@@ -245,22 +266,29 @@ class DocumentConverter:
                     return record, None
         if self._output.head(row.name) is None:
             return None, None
-        intents = [record for record in former if record.outcome is Outcome.INTENT and record.sha256]
-        if intents:
-            content = hashlib.sha256(self._output.read(row.name)).hexdigest()
-            for record in intents:
-                if record.sha256 == content:
-                    recovered = self._record(
-                        row,
-                        claim,
-                        Outcome.RECOVERED,
-                        sha256=content,
-                        pages=record.pages,
-                        gaps=record.gaps,
-                        publisher=Publisher(record.worker, record.attempt),
-                    )
-                    return None, recovered
-        return None, self._record(row, claim, Outcome.SKIPPED)
+        intent = self._fulfilled(row, [record for record in former if record.outcome is Outcome.INTENT])
+        if intent is None:
+            return None, self._record(row, claim, Outcome.SKIPPED)
+        return None, self._record(
+            row,
+            claim,
+            Outcome.RECOVERED,
+            sha256=intent.sha256,
+            source_sha256=intent.source_sha256,
+            pages=intent.pages,
+            gaps=intent.gaps,
+            publisher=Publisher(intent.worker, intent.attempt),
+        )
+
+    def _fulfilled(self, row: Row, intents: list[Record]) -> Record | None:
+        """The intent that the output fulfils, the newest first; None where the output is not this run's."""
+        if not intents:
+            return None
+        newest_first = intents[::-1]
+        if stamp := dict(self._output.metadata(row.name)):
+            return next((intent for intent in newest_first if stamp_of(self._life.run_id, intent) == stamp), None)
+        content = hashlib.sha256(self._output.read(row.name)).hexdigest()
+        return next((intent for intent in newest_first if intent.sha256 == content), None)
 
     def _holders(self, claim: Claim) -> Iterator[Holder]:
         for n in range(claim.n):

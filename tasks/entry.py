@@ -11,14 +11,12 @@ from prefect import Flow
 from prefect.states import Completed, Failed
 
 from tasks.conversion import Conversion, final_state
-from tasks.corpus.failures import Category, StoreError, UsageError
-from tasks.corpus.runs import resolve
-from tasks.corpus.store import open_store
-from tasks.engines.protocol import EngineName, Limits, Rendering
+from tasks.corpus.failures import StoreError, UsageError
 from tasks.options import LauncherName, Options, options_of
 from tasks.plan import Selection
 from tasks.report import Report
-from tasks.supervise import Log, Progress, reconcile_run
+from tasks.selection import select
+from tasks.supervise import Log, Progress
 
 
 @dataclass
@@ -71,69 +69,22 @@ def retry(
     """The body of retry-failures: a new run over what the named one recorded as failed."""
     hooks = HOOKS.get() or Hooks()
     try:
-        runs_url = runs or f"{output.rstrip('/')}/_runs"
-        spec = resolve(open_store(runs_url), run_id)
-        identity = spec.identity
-        options = Options(
-            input=identity.input,
-            output=identity.output,
+        options, selection = select(
+            output,
+            run_id=run_id,
             runs=runs,
+            category=category,
+            partial=partial,
+            documents=documents,
             workers=workers,
-            engine=EngineName(identity.engine),
-            limits=Limits.model_validate(identity.limits),
-            rendering=Rendering.model_validate(identity.rendering),
             retries=retries,
             password_file=password_file,
             launcher=LauncherName(launcher),
-            max_failure_rate=1.0,
         )
-        selection = select_failures(options, spec.run_id, category, partial, documents)
-        log.info("Converting %d documents of run %s again", len(selection.keys), spec.run_id)
+        log.info("Converting %d documents of run %s again", len(selection.keys), selection.run_id)
         return _run(options, log, child, selection, hooks)
     except UsageError as error:
         return _refused(hooks, log, error)
-
-
-def select_failures(
-    options: Options, run_id: str, category: str | None, partial: bool, documents: list[str] | None
-) -> Selection:
-    """The documents to convert again. Raises UsageError where there are none, naming what there is."""
-    runs, output = open_store(options.runs_url), open_store(options.output)
-    spec = resolve(runs, run_id)
-    if category is not None and category not in {known.value for known in Category}:
-        raise UsageError(
-            f"unknown category {category!r}: one of {', '.join(sorted(known.value for known in Category))}"
-        )
-    found = reconcile_run(runs, output, spec)
-    if partial:
-        names = {key: key for key in found.partial}
-        rows = _names(options, spec.run_id, set(names))
-        chosen = {key: rows[key] for key in names if key in rows}
-    else:
-        chosen = {f.key: f.name for f in found.failures if category is None or f.failure.category.value == category}
-    if documents:
-        unknown = [key for key in documents if key not in chosen]
-        if unknown:
-            raise UsageError(f"run {run_id} recorded no such failure: {unknown[0]!r} (see pdf-flows failures)")
-        chosen = {key: chosen[key] for key in documents}
-    if not chosen:
-        what = (
-            "partial documents" if partial else "failures" if category is None else f"failures of category {category}"
-        )
-        raise UsageError(f"run {run_id} recorded no {what}: there is nothing to convert again")
-    return Selection(run_id=spec.run_id, keys=chosen, replace=frozenset(chosen) if partial else frozenset())
-
-
-def _names(options: Options, run_id: str, keys: set[str]) -> dict[str, str]:
-    import tempfile
-    from pathlib import Path
-
-    from tasks.plan import load_manifest
-
-    runs = open_store(options.runs_url)
-    with tempfile.TemporaryDirectory() as folder:
-        manifest = load_manifest(runs, resolve(runs, run_id), Path(folder))
-        return {row.key: row.name for row in manifest.rows() if row.key in keys}
 
 
 def _run(options: Options, log: Log, child: Flow[..., Any], selection: Selection | None, hooks: Hooks) -> Any:

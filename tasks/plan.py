@@ -29,7 +29,7 @@ from tasks.corpus.runs import (
 )
 from tasks.corpus.store import ObjectInfo, Store, open_store
 from tasks.options import Options
-from tasks.report import Report, read_report
+from tasks.report import read_report
 
 ROOM = "_runs/"
 """What an output's listing leaves out."""
@@ -125,9 +125,12 @@ def freeze(
             continue
         name = names.output_name(info.key)
         # Hashes of the names rather than the names: 60 bytes a document instead of 200.
-        if (mark := hash(names.collision_key(name))) in seen:
-            name = names.settle(name, info.key)
-            mark = hash(names.collision_key(name))
+        mark, settled, tries = hash(names.collision_key(name)), name, 0
+        while mark in seen:
+            # A name that was settled may meet one that another document has by nature: another hash, then.
+            settled = names.settle(name, info.key + "\0" * tries)
+            mark, tries = hash(names.collision_key(settled)), tries + 1
+        name = settled
         seen.add(mark)
         if selection is not None:
             if info.key not in selection.keys:
@@ -159,11 +162,7 @@ def plan_run(
     observer = Observer(runs, time.monotonic)
     if options.run_id is not None:
         spec = read_run(runs, options.run_id)
-        if (what := difference(spec.identity, options.identity)) is not None:
-            raise UsageError(
-                f"run {options.run_id} can't be resumed with other parameters: {what}; "
-                "give the same ones, or leave --run-id out for a new run"
-            )
+        check_same(spec, options)
         claim_output(runs, spec.run_id, observer, sleep)
         return _resumed(spec, runs, output)
     if selection is None and not options.overwrite:
@@ -172,6 +171,8 @@ def plan_run(
             claim_output(runs, left.run_id, observer, sleep)
             note(f"Going on with run {left.run_id}, which did not finish")
             return _resumed(left, runs, output)
+    if next(list_documents(source), None) is None:
+        raise UsageError(f"no PDFs (*.pdf) in {source.url}: nothing to convert")
     previous = previous_runs(options, runs)
     outputs = existing_outputs(output)
     run_id = new_run_id()
@@ -194,7 +195,7 @@ def plan_run(
 
     data, documents = write_rows(counted())
     if documents == 0:
-        raise UsageError(f"no PDFs (*.pdf) in {source.url}: nothing to convert")
+        raise UsageError(f"none of the documents asked for is in {source.url} (any more): nothing to convert")
     unique = run_id.rsplit("-", 1)[-1]
     spec = RunSpec(
         run_id=run_id,
@@ -207,11 +208,21 @@ def plan_run(
         overwrite=options.overwrite or bool(selection is not None and selection.replace),
     )
     runs.create(spec.manifest, data)
-    create_run(runs, spec)
+    if not create_run(runs, spec):
+        raise UsageError(f"the run id {run_id} is taken in {runs.url}: start again")
     planned = _resumed(spec, runs, output)
     return planned.model_copy(
         update={"resumed": False, "waiting": waiting, "notes": _notes(previous, options, outputs)}
     )
+
+
+def check_same(spec: RunSpec, options: Options) -> None:
+    """Raises UsageError, naming the first difference, where this call can't resume that run."""
+    if (what := difference(spec.identity, options.identity)) is not None:
+        raise UsageError(
+            f"run {spec.run_id} can't be resumed with other parameters: {what}; "
+            "give the same ones, or leave --run-id out for a new run"
+        )
 
 
 def _resumed(spec: RunSpec, runs: Store, output: Store) -> Planned:
@@ -271,8 +282,12 @@ def _unfinished(options: Options, runs: Store, source: Store) -> RunSpec | None:
 
 
 def previous_runs(options: Options, runs: Store) -> Previous:
-    """Permanent failures of the newest runs with the same input, engine and limits, back to the last whole one."""
-    found: dict[str, tuple[int, str, Failure]] = {}
+    """Permanent failures of the newest runs with the same input, engine and limits, back to the last whole one.
+
+    The newest run that had a document decides: a retry that converted it, or that failed for a passing cause, lifts what an
+    older run said.
+    """
+    same: list[RunSpec] = []
     engine: str | None = None
     newest: str | None = None
     for run_id in dict.fromkeys(start.run_id for _, start in reversed(starts(runs))):
@@ -281,31 +296,35 @@ def previous_runs(options: Options, runs: Store) -> Previous:
         except UsageError:
             continue
         newest, engine = newest or run_id, engine or spec.identity.engine
-        same = (spec.identity.input, spec.identity.engine, spec.identity.limits) == (
+        if (spec.identity.input, spec.identity.engine, spec.identity.limits) != (
             options.identity.input,
             options.identity.engine,
             options.identity.limits,
-        )
-        if same:
-            for key, value in _permanent_failures(runs, spec, read_report(runs, run_id)).items():
-                found.setdefault(key, value)
-        if spec.retry_of is None:
+        ):
+            continue
+        same.append(spec)
+        if spec.retry_of is None and spec.identity.limit is None:
             break
+    found: dict[str, tuple[int, str, Failure]] = {}
+    for spec in reversed(same):
+        _update_failures(found, runs, spec)
     return Previous(failures=found, engine=engine, run_id=newest)
 
 
-def _permanent_failures(runs: Store, spec: RunSpec, report: Report | None) -> dict[str, tuple[int, str, Failure]]:
-    if report is not None and report.failed + report.quarantined == 0:
-        return {}
+def _update_failures(found: dict[str, tuple[int, str, Failure]], runs: Store, spec: RunSpec) -> None:
+    """Bring permanent failures up to date with a run that came later."""
+    report = read_report(runs, spec.run_id)
+    if not found and report is not None and report.failed + report.quarantined == 0:
+        return
     with tempfile.TemporaryDirectory() as folder:
         manifest = load_manifest(runs, spec, Path(folder))
         records = read_ledger(runs, [paths.workers(spec.run_id)])
         failed = {f.index: f.failure for f in reconcile(manifest.rows(), records, None).failures}
-        return {
-            row.key: (row.size, row.etag, failed[row.index])
-            for row in manifest.rows()
-            if row.index in failed and not failed[row.index].retryable
-        }
+        for row in manifest.rows():
+            if row.index in failed and not failed[row.index].retryable:
+                found[row.key] = (row.size, row.etag, failed[row.index])
+            else:
+                found.pop(row.key, None)
 
 
 def _notes(previous: Previous, options: Options, outputs: set[str]) -> list[str]:

@@ -153,14 +153,18 @@ class Pulse:
         return self._fenced
 
     def beat(self, ended: str | None = None) -> None:
-        """One heartbeat. Raises StoreError."""
+        """One heartbeat; one that comes late ends the doubt only after a look at the fence. Raises StoreError."""
         with self._beating:
             with self._lock:
                 self._state.counter += 1
-                self._state.ended = ended
+                # Whoever beats after the last beat must not call the life back.
+                self._state.ended = ended or self._state.ended
                 data = self._state.model_dump_json().encode()
             begun = boot_seconds()
             self._runs.put(f"{self._prefix}heartbeat.json", data)
+            if self.in_doubt():
+                # An observer may have fenced this life meanwhile: a beat alone would let it publish unknowing.
+                self.fenced()
             self._beaten = begun
 
     def close(self, ended: str) -> None:

@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,15 +93,26 @@ def patient(patience: float = STORE_PATIENCE_SECONDS) -> Retrying:
 class ClaimCursor:
     """Walks a partition's claims along with its documents, both in order of the index: no claim is held in memory."""
 
-    def __init__(self, claims: Iterator[Claimed]) -> None:
-        self._claims = claims
-        self._next = next(claims, None)
+    def __init__(self, listed: Callable[[], Iterator[Claimed]]) -> None:
+        self._listed = listed
+        self._claims: Iterator[Claimed] | None = None
+        self._next: Claimed | None = None
+        patient()(self._advance, 0)
 
     def at(self, index: int) -> Claimed | None:
         """The newest claim on a document; indices must come in rising order."""
-        while self._next is not None and self._next.index < index:
-            self._next = next(self._claims, None)
+        if self._next is not None and self._next.index < index:
+            patient()(self._advance, index)
         return self._next if self._next is not None and self._next.index == index else None
+
+    def _advance(self, index: int) -> None:
+        if self._claims is None:
+            self._claims = self._listed()
+        try:
+            self._next = next((claimed for claimed in self._claims if claimed.index >= index), None)
+        except StoreError:
+            self._claims = None  # a listing that broke off is begun again
+            raise
 
 
 class Worker:
@@ -125,7 +137,8 @@ class Worker:
         self._stopping: str | None = None
         self._killing = threading.Event()
         self._finished = threading.Event()
-        self._lock = threading.Lock()
+        # Reentrant: a signal handler may call `drain` while its own thread holds it.
+        self._lock = threading.RLock()
         self._pool: SandboxPool | None = None
         self._converter: DocumentConverter | None = None
         self._error: BaseException | None = None
@@ -186,7 +199,7 @@ class Worker:
                 manifest = Manifest(scratch / "manifest")
                 patient()(runs.fetch, spec.manifest, manifest.path)
                 self._manifest, self._partitions = manifest, spec.partitions
-                self._finished_documents = self._bitmap(spec.documents)
+                self._finished_documents = patient()(self._bitmap, spec.documents)
                 self._mine = set(partitions_of_worker(settings.worker, settings.workers, spec.partitions))
                 self.summary.assigned = sum(
                     1
@@ -296,7 +309,7 @@ class Worker:
             newest = claims[p].at(row.index)
             if newest is None:
                 yield row, 0
-            elif self._free(p, newest, observer):
+            elif patient()(self._free, p, newest, observer):
                 yield row, newest.n + 1
             else:
                 with self._lock:
@@ -322,7 +335,7 @@ class Worker:
             newest = claims[p].at(row.index)
             if newest is None:
                 ends[p].append(row)
-            elif len(left) < STEAL_BATCH and self._free(p, newest, observer):
+            elif len(left) < STEAL_BATCH and patient()(self._free, p, newest, observer):
                 left.append((row, newest.n + 1))
         yield from left
         for p in sorted(ends, key=lambda p: -len(ends[p])):
@@ -330,7 +343,7 @@ class Worker:
                 yield row, 0
 
     def _cursors(self, partitions: Iterable[int]) -> dict[int, ClaimCursor]:
-        return {p: ClaimCursor(patient()(self._claims.listed, p)) for p in partitions}
+        return {p: ClaimCursor(partial(self._claims.listed, p)) for p in partitions}
 
     def _free(self, partition: int, newest: Claimed, observer: Observer) -> bool:
         """Whether a claim may be taken over: given back, or its holder's life is over without having settled it."""
@@ -348,8 +361,8 @@ class Worker:
             fence(self._runs, prefix, f"{verdict}, seen by worker {self._settings.worker}/{self.summary.attempt}")
         if (holder.worker, holder.attempt) not in self._read:
             # Its last segments may have come after this life's first look: read them before taking anything over.
-            self._read.add((holder.worker, holder.attempt))
             self._mark(read_ledger(self._runs, [prefix]))
+            self._read.add((holder.worker, holder.attempt))
         return index not in self._finished_documents
 
     def _bitmap(self, documents: int) -> Bitmap:

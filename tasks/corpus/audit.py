@@ -105,8 +105,13 @@ def reconcile(
 
     An output with an intent and no publishing record is the run's own (recovered) if its content is what the intent
     announced; otherwise somebody else's (skipped).
+
+    Published twice is a document that two lives say they created (CONVERTED: first-hand), or that was published with two
+    contents. RECOVERED alone accuses nobody: which of several lives put the same content there is an inference.
     """
     publisher: dict[int, Publisher] = {}
+    content: dict[int, int] = {}
+    known: dict[Publisher, Publisher] = {}
     twice: set[int] = set()
     # Small tuples, not records: a million of these fit into the parent's memory.
     published: dict[int, tuple[int, bool, bool]] = {}
@@ -114,7 +119,12 @@ def reconcile(
     last: dict[int, Record] = {}
     for record in records:
         if record.outcome.published:
-            if publisher.setdefault(record.index, record.published_by) != record.published_by:
+            by = known.setdefault(record.published_by, record.published_by)
+            if record.outcome is Outcome.CONVERTED and publisher.setdefault(record.index, by) != by:
+                twice.add(record.index)
+            # 60 bits of the hash: a million of them fit into the parent's memory, too.
+            mark = int(record.sha256[:15], 16) if record.sha256 is not None else None
+            if mark is not None and content.setdefault(record.index, mark) != mark:
                 twice.add(record.index)
             published[record.index] = (record.pages or 0, record.partial, record.outcome is Outcome.RECOVERED)
         elif record.outcome is Outcome.INTENT and record.sha256 is not None:
@@ -210,5 +220,6 @@ def settled(record: Record, epoch: int, retry_failed: bool) -> bool:
     return not record.failure.retryable and not retry_failed
 
 
-def _order(record: Record) -> tuple[int, float]:
-    return (record.epoch, record.at)
+def _order(record: Record) -> int:
+    # Every life needs a claim of its own, and claims count up: no clock is asked.
+    return record.claim

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
+from itertools import islice
 from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -178,8 +179,7 @@ def read_ledger(store: Store, prefixes: Iterable[str], *, parallel: int = 16) ->
     """All records below the prefixes: in order within a life, lives in order of their keys; `parallel` reads at a time."""
     with ThreadPoolExecutor(parallel, thread_name_prefix="ledger") as pool:
         for prefix in prefixes:
-            keys = [info.key for info in store.list(prefix) if is_segment(info.key)]
-            for start in range(0, len(keys), 512):
-                some = keys[start : start + 512]
+            keys = (info.key for info in store.list(prefix) if is_segment(info.key))
+            while some := list(islice(keys, 512)):
                 for key, data in zip(some, pool.map(store.read, some), strict=True):
                     yield from parse_segment(data, key)

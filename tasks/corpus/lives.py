@@ -114,7 +114,8 @@ def this_life(epoch: int = 0, flow_run_id: str | None = None) -> Life:
 
 def take_number(store: Store, prefix: str, name: str, life: Life) -> int:
     """The next free number below `prefix`, taken by creating `<prefix><number>/<name>`: two lives never share one."""
-    number = len(numbers(store, prefix))
+    taken = numbers(store, prefix)
+    number = taken[-1] + 1 if taken else 0
     while not store.create(f"{prefix}{number}/{name}", life.model_dump_json().encode()):
         number += 1
     return number

@@ -80,8 +80,10 @@ def difference(old: Identity, new: Identity) -> str | None:
 
 
 def create_run(runs: Store, spec: RunSpec) -> bool:
-    """Make the run. False if the id is taken."""
-    return runs.create(paths.run(spec.run_id), spec.model_dump_json(indent=1).encode())
+    """Make the run. False if the id is taken by another one."""
+    if runs.create(paths.run(spec.run_id), spec.model_dump_json(indent=1).encode()):
+        return True
+    return read_run(runs, spec.run_id) == spec  # ours, if only the answer was lost
 
 
 def read_run(runs: Store, run_id: str) -> RunSpec:
@@ -105,18 +107,13 @@ def read_run(runs: Store, run_id: str) -> RunSpec:
 
 def starts(runs: Store) -> list[tuple[int, Start]]:
     """All starts in order."""
-    found: list[tuple[int, Start]] = []
-    for info in runs.list(paths.starts()):
-        number = info.key[len(paths.starts()) :].removesuffix(".json")
-        if number.isdigit():
-            found.append((int(number), _read_start(runs, int(number))))
-    return found
+    return [(number, _read_start(runs, number)) for number in _numbers(runs)]
 
 
 def latest(runs: Store) -> str | None:
-    """The run that was started or resumed last."""
-    last = _last_number(runs)
-    return _read_start(runs, last).run_id if last is not None else None
+    """The run that was started or resumed last; starts that never became a run (no PDFs, killed) are passed over."""
+    ids = dict.fromkeys(_read_start(runs, number).run_id for number in reversed(_numbers(runs)))
+    return next((run_id for run_id in ids if runs.head(paths.run(run_id)) is not None), None)
 
 
 def resolve(runs: Store, run_id: str | None) -> RunSpec:
@@ -142,12 +139,15 @@ def claim_output(
     heartbeat moves (living) or stood still for the expiry time (over): at most about a minute, at once on the same host.
     """
     while True:
-        last = _last_number(runs)
+        last = next(reversed(_numbers(runs)), None)
         if last is not None:
             _refuse_if_living(runs, _read_start(runs, last), observer, sleep, patience)
         start = Start(run_id=run_id, at=datetime.now(UTC).isoformat(timespec="seconds"), life=this_life())
-        if runs.create(paths.start(0 if last is None else last + 1), start.model_dump_json().encode()):
+        number = 0 if last is None else last + 1
+        if runs.create(paths.start(number), start.model_dump_json().encode()):
             return
+        if _read_start(runs, number) == start:
+            return  # ours: only the answer was lost
 
 
 def _refuse_if_living(
@@ -190,13 +190,9 @@ def _counter(runs: Store, run_id: str) -> int:
     return total
 
 
-def _last_number(runs: Store) -> int | None:
-    last: int | None = None
-    for info in runs.list(paths.starts()):
-        number = info.key[len(paths.starts()) :].removesuffix(".json")
-        if number.isdigit():
-            last = int(number)
-    return last
+def _numbers(runs: Store) -> list[int]:
+    names = (info.key[len(paths.starts()) :].removesuffix(".json") for info in runs.list(paths.starts()))
+    return sorted(int(name) for name in names if name.isdigit())
 
 
 def _read_start(runs: Store, number: int) -> Start:

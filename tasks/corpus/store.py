@@ -34,7 +34,7 @@ class Store(Protocol):
         ...
 
     def display(self, key: str) -> str:
-        """The key as log lines show it: below the bucket (S3) or below the folder as the user gave it."""
+        """The key as log lines show it: with the prefix in the bucket (S3), or with the root folder's name."""
         ...
 
     def list(self, prefix: str = "", *, skip: str | None = None) -> Iterator[ObjectInfo]:
