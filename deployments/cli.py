@@ -17,6 +17,7 @@ app = App(
     help="PDFs to Markdown on many workers at once, orchestrated by Prefect. Exit status: 0 all converted or skipped, "
     "1 some documents failed, 2 bad usage or input, 3 stopped before the end (run again to go on).",
     version="0.1.0",
+    suppress_keyboard_interrupt=False,
 )
 
 Input = Annotated[str, Parameter(help="Where the PDFs are: a folder or s3://bucket/prefix.")]
@@ -344,7 +345,7 @@ def _quote(options: Any, as_json: bool) -> int:
 
 
 def _first_look(source: Any, output: Any, runs: Any, options: Any) -> None:
-    from tasks.corpus.runs import read_run
+    from tasks.corpus.runs import read_run, refuse_while_living
     from tasks.corpus.store import check_readable
     from tasks.passwords import PREFECT_SECRET, read_passwords
     from tasks.plan import check_same, list_documents
@@ -352,6 +353,7 @@ def _first_look(source: Any, output: Any, runs: Any, options: Any) -> None:
     check_readable(source)
     output.probe()
     runs.probe()
+    refuse_while_living(runs)
     if options.run_id is not None:
         check_same(read_run(runs, options.run_id), options)
     if options.password_file is not None and not options.password_file.startswith(PREFECT_SECRET):

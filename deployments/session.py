@@ -23,6 +23,9 @@ QUIET = {
 }
 """Plain log lines on stderr; nothing about each task run."""
 
+STOPPED = 3
+"""Exit status: stopped before the end, can be resumed."""
+
 
 @contextlib.contextmanager
 def prefect_api() -> Iterator[PrefectServer]:
@@ -45,8 +48,9 @@ class Interrupt:
         self._pending: str | None = None
 
     def attach(self, stop: Callable[[str], None]) -> None:
-        """What to call at the first signal."""
+        """What to call at the first signal. Called within the flow run: Prefect has put a handler of its own there."""
         self._stop = stop
+        signal.signal(signal.SIGTERM, self._handle)
         if self._pending is not None:
             stop(self._pending)
 
@@ -98,6 +102,8 @@ def run_flow(call: Callable[[], Any], *, as_json: bool) -> int:
     finally:
         HOOKS.reset(token)
     if hooks.report is not None:
+        if hooks.report.exit_code == STOPPED:
+            say(f"pdf-flows: stopped: {hooks.report.why}; run the same command again to go on")
         if as_json:
             import json
 
@@ -109,7 +115,7 @@ def run_flow(call: Callable[[], Any], *, as_json: bool) -> int:
     if state is not None and state.is_completed():
         return 0
     say(f"error: {state.message if state is not None else 'the flow run has no state'}")
-    return 3
+    return STOPPED
 
 
 def say(text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import signal
 import subprocess
@@ -18,7 +19,7 @@ import httpx
 
 from deployments import keeper
 from deployments.server import PrefectServer, ServerSettings
-from tasks.corpus.failures import PdfFlowsError
+from tasks.corpus.failures import PdfFlowsError, UsageError
 
 ROOT = Path(__file__).resolve().parent.parent
 PARENTS_POOL = "pdf-flows-parents"
@@ -46,37 +47,38 @@ def up(*, workers_limit: int | None = None, root: Path = ROOT) -> int:
         The exit status: 0 after Ctrl-C or SIGTERM.
 
     Raises:
-        UsageError: no server.
-        PdfFlowsError: the deployments were refused.
+        UsageError: no server, or another `up` on this home.
+        PdfFlowsError: the pools or the deployments were refused.
     """
-    server = PrefectServer.obtain(ServerSettings())
-    with _until_stopped() as stop, server:
+    settings = ServerSettings()
+    server = PrefectServer.obtain(settings)
+    with _until_stopped() as stop, _alone(settings.home), server:
         _say(f"Prefect server: {server.ui_url}" + ("" if server.own else " (configured)"))
         _make_pools(os.environ["PREFECT_API_URL"], workers_limit)
+        if server.own:
+            _close_left_runs()
         environment = _environment(root)
         _deploy(root, environment)
-        logs = server.log.parent
-        logs.mkdir(parents=True, exist_ok=True)
         workers = [
-            PoolWorker(PARENTS_POOL, environment, logs / "worker-parents.log"),
-            PoolWorker(WORKERS_POOL, environment, logs / "worker-workers.log"),
+            PoolWorker(PARENTS_POOL, environment, settings.home / "worker-parents.log"),
+            PoolWorker(WORKERS_POOL, environment, settings.home / "worker-workers.log"),
         ]
         try:
             for worker in workers:
                 worker.start()
-            _say(
-                f"Open {server.ui_url}/deployments, choose convert-corpus, then Run > Custom run, and fill in input and output."
-            )
-            _say("Ctrl-C stops the workers and their runs; running the same again later goes on where they were.")
+            _say(f"Open {server.ui_url}/deployments, choose convert-corpus, Run, Custom run; fill in input and output.")
+            _say("Ctrl-C stops the workers and their runs; converting the same again later goes on where they were.")
             while not stop.wait(keeper.TICK_SECONDS):
                 for worker in workers:
                     worker.look()
         finally:
-            _say("Stopping the workers ...")
+            _say("Stopping: runs finish what they have in hand ...")
             for worker in workers:
                 worker.end()
             for worker in workers:
                 worker.gone()
+            if server.own:
+                _close_left_runs()
     return 0
 
 
@@ -217,14 +219,61 @@ def _deploy(root: Path, environment: dict[str, str]) -> None:
     except subprocess.TimeoutExpired as error:
         raise PdfFlowsError(f"prefect deploy --all in {root} took more than {DEPLOY_SECONDS:g} s") from error
     # A deployment that fails is a warning in the output and no bad status when others went through.
-    failed = [line for line in (done.stdout + done.stderr).splitlines() if _is_error(line)]
+    lines = [line for line in (done.stdout + "\n" + done.stderr).splitlines() if line.strip()]
+    failed = [line for line in lines if _is_error(line)]
     if done.returncode or failed:
-        reason = " ".join((failed or (done.stderr + done.stdout).split("\n"))[-1].split())
+        reason = " ".join((failed or lines or ["no reason given"])[-1].split())
         raise PdfFlowsError(f"prefect deploy --all in {root} failed (status {done.returncode}): {reason}")
 
 
 def _is_error(line: str) -> bool:
     return any(word in line for word in ("Error", "error:", "not found", "Skipping deployment", "Failed"))
+
+
+@contextlib.contextmanager
+def _alone(home: Path) -> Iterator[None]:
+    """One `up` a home: its runs are ours alone, so what is left of them when no worker lives is dead."""
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with (home / "up.lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(
+                f"pdf-flows up is running already in {home}: stop it, or name another home with PDF_FLOWS_HOME"
+            ) from None
+        yield
+
+
+def _close_left_runs() -> None:
+    """End the runs whose processes ended with an earlier `up`, which would take places of the pools for ever.
+
+    A parent that was triggered and has not begun stays: it will be run. A worker that has not begun goes: its parent ended.
+    """
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import (
+        FlowRunFilter,
+        FlowRunFilterState,
+        FlowRunFilterStateType,
+        WorkPoolFilter,
+        WorkPoolFilterName,
+    )
+    from prefect.client.schemas.objects import StateType
+    from prefect.states import Crashed
+
+    begun = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
+    message = "its process ended with pdf-flows up; converting the same again goes on where it was"
+    try:
+        with get_client(sync_client=True) as client:
+            for name, types in ((PARENTS_POOL, begun), (WORKERS_POOL, [*begun, StateType.SCHEDULED])):
+                while left := client.read_flow_runs(
+                    work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[name])),
+                    flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=types))),
+                    limit=200,
+                ):
+                    for run in left:
+                        client.set_flow_run_state(run.id, Crashed(message=message), force=True)
+    except httpx.HTTPError as error:
+        _say(f"The runs of an earlier time could not be closed: {error}")
 
 
 @contextlib.contextmanager

@@ -49,7 +49,7 @@ def convert_corpus(
         page_timeout: Seconds that a page may take.
         max_pages: Documents with more pages fail as TOO_LARGE.
         max_failure_rate: The run's state is Failed if more than this share of the documents failed (0.05 is 5 %).
-        password_file: Where passwords for encrypted PDFs are: a path, secretsmanager:<name> or secret:<Prefect Secret>.
+        password_file: Where passwords for encrypted PDFs are: a path, secretsmanager:NAME or secret:NAME (a Prefect Secret).
         overwrite: Move outputs that exist to the run's replaced/ folder and convert their documents again.
         steal: Let idle workers take over unclaimed documents of other partitions.
         dry_run: Only say what would be done.

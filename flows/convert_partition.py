@@ -7,9 +7,8 @@ from typing import Any
 from prefect import flow, get_run_logger
 
 
-@flow(
-    name="convert-partition", flow_run_name="{run_id}-worker-{worker}", validate_parameters=True, persist_result=False
-)
+# Its runs are named by what launches them: a name given here would take the number of the launch away.
+@flow(name="convert-partition", validate_parameters=True, persist_result=False)
 def convert_partition(
     runs: str,
     run_id: str,
@@ -44,7 +43,7 @@ def convert_partition(
         beat_seconds: Seconds between heartbeats (15 at most).
         task_runs_per_second: This worker's share of the task runs that Prefect's server can record.
         batch: Documents a task run: 1, or more in very large runs.
-        password_file: Where passwords for encrypted PDFs are: a path, secretsmanager:<name> or secret:<Prefect Secret>.
+        password_file: Where passwords for encrypted PDFs are: a path, secretsmanager:NAME or secret:NAME (a Prefect Secret).
     """
     from tasks.convert import BatchedTaskRuns, PacedTaskRuns, end_state, work_partition
     from tasks.passwords import read_passwords

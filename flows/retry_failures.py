@@ -31,7 +31,7 @@ def retry_failures(
         documents: Only these documents (their keys).
         workers: How many workers convert at the same time.
         retries: How often a document is tried again after a transient error.
-        password_file: Where passwords for encrypted PDFs are: a path, secretsmanager:<name> or secret:<Prefect Secret>.
+        password_file: Where passwords for encrypted PDFs are: a path, secretsmanager:NAME or secret:NAME (a Prefect Secret).
         launcher: Where workers run: local (processes beside the parent) or work-pool (runs of the deployment convert-partition).
     """
     from flows.convert_partition import convert_partition

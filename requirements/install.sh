@@ -121,10 +121,12 @@ install() {
     quiet=--quiet
     if [ -t 2 ]; then quiet=''; fi
     # A wheel for every package or none at all: nothing is built from unhashed build requirements.
-    "$uv" $quiet pip sync --python .venv/bin/python --require-hashes --only-binary :all: $(files) ||
+    # Bytecode now, once: processes that may not write it (the sandbox's) would compile everything again at every start.
+    "$uv" $quiet pip sync --compile-bytecode --python .venv/bin/python --require-hashes --only-binary :all: $(files) ||
         fail "the packages could not be installed (see above); the same command tries again"
     "$uv" $quiet pip install --python .venv/bin/python --no-deps --no-build-isolation --editable . ||
         fail "the project could not be installed into .venv (see above)"
+    .venv/bin/python -m compileall -q flows tasks deployments
     state >"$done_file.new"
     mv -f "$done_file.new" "$done_file"
     rm -f "$busy_file"

@@ -9,19 +9,14 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import httpx
 from prefect import Flow, task
-from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.context import FlowRunContext
-from prefect.exceptions import PrefectException, TerminationSignal
+from prefect.exceptions import TerminationSignal
 from prefect.states import Completed, Failed
 
-from tasks.convert import failure_rows, publish_table
-from tasks.corpus import paths
-from tasks.corpus.audit import Reconciliation
+from tasks.artifacts import RunProgress, name_flow_run, publish_run
 from tasks.corpus.failures import UsageError
-from tasks.corpus.names import printable
 from tasks.launch import LocalLauncher, WorkPoolLauncher
 from tasks.options import LauncherName, Options
 from tasks.passwords import read_passwords
@@ -37,7 +32,7 @@ BEAT_FOLDER_SECONDS = 2.0
 BEAT_S3_SECONDS = 15.0
 
 
-@task(name="plan", cache_policy=NO_CACHE, persist_result=False)
+@task(name="plan", task_run_name="plan", cache_policy=NO_CACHE, persist_result=False)
 def plan(options: Options, selection: Selection | None, note: Callable[[str], None]) -> Planned | Any:
     """List, settle names, freeze the manifest. A usage error comes back as this task run's Failed state."""
     try:
@@ -90,6 +85,7 @@ class Conversion:
         self._selection = selection
         self._on_progress = on_progress
         self._supervision: Supervision | None = None
+        self._shown: RunProgress | None = None
         self._stopped: str | None = None
 
     def stop(self, reason: str) -> None:
@@ -108,6 +104,7 @@ class Conversion:
             raise UsageError(planned.message or "the run could not be planned")
         done: Planned = planned.result()
         spec = done.spec
+        name_flow_run(spec.run_id, log)
         for note in done.notes:
             log.warning("%s", note)
         _, output, runs = open_stores(options)
@@ -141,16 +138,12 @@ class Conversion:
                     options.workers,
                     log,
                     look_seconds=5.0 if s3 else 1.0,
-                    on_progress=self._on_progress,
+                    on_progress=self._show,
                 )
                 if self._stopped is not None:
                     self._supervision.stop(self._stopped)
-                try:
-                    stopped = self._supervision.run()
-                except (KeyboardInterrupt, TerminationSignal):
-                    # A cancelled parent drains its children itself: Prefect's server would take a minute to tell them.
-                    self._supervision.stop("interrupted")
-                    stopped = self._supervision.run()
+                with RunProgress(waiting, log) as self._shown:
+                    stopped = self._supervise(self._supervision)
             report, result = conclude(
                 runs,
                 output,
@@ -160,7 +153,7 @@ class Conversion:
                 pages_before=before,
                 max_failure_rate=options.max_failure_rate,
             )
-        _artifacts(report, result, runs.url, log)
+        publish_run(report, result, runs.url, log)
         log.info(
             "%s: %d documents = %d converted + %d skipped + %d failed + %d quarantined + %d remaining; %d pages in %.1f s",
             report.state,
@@ -174,6 +167,23 @@ class Conversion:
             report.seconds,
         )
         return report
+
+    def _show(self, progress: Progress) -> None:
+        self._on_progress(progress)
+        if self._shown is not None:
+            self._shown.show(progress)
+
+    def _supervise(self, supervision: Supervision) -> str | None:
+        while True:
+            try:
+                return supervision.run()
+            except (KeyboardInterrupt, TerminationSignal):
+                if self._stopped is not None:
+                    # Asked for the second time: at once.
+                    supervision.kill()
+                    raise
+                # A cancelled parent drains its children itself: Prefect's server would take a minute to tell them.
+                self.stop("interrupted")
 
 
 def final_state(report: Report) -> Any:
@@ -192,45 +202,3 @@ def _relay(line: str) -> None:
 
 
 _relaying = threading.Lock()
-
-
-def _artifacts(report: Report, result: Reconciliation, runs_url: str, log: Log) -> None:
-    failures = result.failures
-    try:
-        create_markdown_artifact(key="run", markdown=summary_markdown(report), description=f"Run {report.run_id}")
-    except (httpx.HTTPError, PrefectException, OSError) as error:
-        log.warning("The artifact run could not be stored: %s", error)
-        return
-    if failures:
-        where = f"{runs_url.rstrip('/')}/{paths.failures_prefix(report.run_id)}"
-        publish_table(
-            "failures",
-            failure_rows(failures),
-            f"{len(failures)} documents of run {report.run_id} failed; all of them, with the commands that replay "
-            f"them, stand in `{where}`.",
-            log,
-        )
-
-
-def summary_markdown(report: Report) -> str:
-    """The parent's artifact."""
-    rows = [
-        ("documents", report.documents),
-        ("converted", report.converted),
-        ("of them partial", report.partial),
-        ("skipped", report.skipped),
-        ("failed", report.failed),
-        ("quarantined", report.quarantined),
-        ("remaining", report.remaining),
-        ("published twice", report.duplicates),
-        ("pages", report.pages),
-        ("seconds", report.seconds),
-        ("pages per second", report.pages_per_second),
-    ]
-    lines = [f"# {report.state}", "", report.why or "", "", "| | |", "| --- | ---: |"]
-    lines += [f"| {name} | {value:,} |" for name, value in rows]
-    if report.categories:
-        lines += ["", "| failures | documents |", "| --- | ---: |"]
-        lines += [f"| {category} | {count:,} |" for category, count in report.categories.items()]
-    lines += ["", f"Report: `{printable(report.report)}`"]
-    return "\n".join(lines)

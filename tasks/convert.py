@@ -4,30 +4,27 @@ from __future__ import annotations
 
 import contextvars
 import os
+import signal
 import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
-import httpx
 from prefect import task
-from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.context import FlowRunContext
-from prefect.exceptions import PrefectException
 from prefect.settings import get_current_settings
 from prefect.states import Completed, Failed
 
-from tasks.corpus.failures import Failure, PdfFlowsError
+from tasks.artifacts import failure_rows, publish_table
+from tasks.corpus.failures import PdfFlowsError
 from tasks.corpus.ledger import Outcome, Record
 from tasks.corpus.manifest import Row
 from tasks.corpus.names import printable
 from tasks.worker import Log, Summary, Worker, WorkerSettings
-
-SHOWN_IN_ARTIFACT = 1000
-"""Rows of a table artifact at most: the UI loads it whole."""
 
 
 @task(name="convert-document", task_run_name="{name}", cache_policy=NO_CACHE, persist_result=False)
@@ -111,42 +108,9 @@ class BatchedTaskRuns:
             _ = context.run(record_batch, f"batch-{number}", records)
 
 
-class HasFailure(Protocol):
-    """A ledger record, or a failed document of an account."""
-
-    @property
-    def key(self) -> str: ...
-    @property
-    def failure(self) -> Failure | None: ...
-
-
-def failure_rows(records: Sequence[HasFailure]) -> list[dict[str, Any]]:
-    """Rows of the failures table."""
-    return [
-        {
-            "document": printable(record.key),
-            "category": record.failure.category.value,
-            "phase": record.failure.phase.value,
-            "retryable": "yes" if record.failure.retryable else "no",
-            "attempts": record.failure.attempts,
-            "message": record.failure.message,
-        }
-        for record in records[:SHOWN_IN_ARTIFACT]
-        if record.failure is not None
-    ]
-
-
-def publish_table(key: str, rows: list[dict[str, Any]], description: str, log: Log) -> None:
-    """A table artifact on the current flow run; without an API there is none, and the work is none the worse."""
-    try:
-        create_table_artifact(key=key, table=rows, description=description)
-    except (httpx.HTTPError, PrefectException, OSError) as error:
-        log.warning("The artifact %s could not be stored: %s", key, error)
-
-
 def work_partition(settings: WorkerSettings, log: Log, passwords: list[str], around: Around) -> Summary:
     """A worker's life within the current flow run; its failures end up in a table artifact."""
-    from tasks.fleet.local import when_parent_is_gone
+    from tasks.fleet.local import when_parent_ends
 
     context = FlowRunContext.get()
     flow_run_id = str(context.flow_run.id) if context is not None and context.flow_run is not None else None
@@ -155,9 +119,10 @@ def work_partition(settings: WorkerSettings, log: Log, passwords: list[str], aro
         settings, log, passwords=passwords, around=around, flow_run_id=flow_run_id, on_failure=failed.append
     )
     if os.environ.get("PDF_FLOWS_PARENT_PIPE"):
-        when_parent_is_gone(lambda: worker.drain("the parent is gone"))
+        when_parent_ends(worker.drain)
     try:
-        return worker.run()
+        with _drained_by_sigterm(worker):
+            return worker.run()
     finally:
         if isinstance(around, BatchedTaskRuns):
             around.flush()
@@ -168,6 +133,22 @@ def work_partition(settings: WorkerSettings, log: Log, passwords: list[str], aro
                 f"Documents that worker {settings.worker} could not convert ({len(failed)}).",
                 log,
             )
+
+
+@contextmanager
+def _drained_by_sigterm(worker: Worker) -> Iterator[None]:
+    """SIGTERM drains the worker: Prefect's own handler would raise in the midst of it, and the flow run would be Crashed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    # In a thread: the handler runs in the midst of anything, also where a lock is held that draining takes.
+    former = signal.signal(
+        signal.SIGTERM, lambda number, frame: threading.Thread(target=worker.drain, args=("terminated",)).start()
+    )
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, former)
 
 
 def end_state(life: Callable[[], Summary]) -> Any:

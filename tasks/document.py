@@ -5,9 +5,11 @@ No prefect here: `tasks/convert.py` wraps this in a task run.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import queue
+import re
 import shutil
 import tempfile
 import threading
@@ -327,8 +329,9 @@ class DocumentConverter:
         self._draining.wait(seconds)
 
     def _once(self, row: Row, claim: Claim, state: _Try) -> Record:
-        descriptor, place = tempfile.mkstemp(prefix="document-", suffix=".pdf", dir=self._scratch)
-        os.close(descriptor)
+        with _local_disk():
+            descriptor, place = tempfile.mkstemp(prefix="document-", suffix=".pdf", dir=self._scratch)
+            os.close(descriptor)
         pdf = Path(place)
         try:
             begun = time.monotonic()
@@ -339,12 +342,14 @@ class DocumentConverter:
                 state.source_sha256 = hashlib.file_digest(file, "sha256").hexdigest()
             with self._pool.slot() as (sandbox, folder):
                 begun = time.monotonic()
-                mine = Path(tempfile.mkdtemp(prefix="document-", dir=folder))
+                with _local_disk():
+                    mine = Path(tempfile.mkdtemp(prefix="document-", dir=folder))
                 try:
-                    mine.chmod(0o755)
                     local, assets = mine / "document.pdf", mine / "assets"
-                    pdf.rename(local)
-                    assets.mkdir()
+                    with _local_disk():
+                        mine.chmod(0o755)
+                        pdf.rename(local)
+                        assets.mkdir()
                     result = sandbox.convert(
                         local, assets, self._passwords, lambda page, pages: self._on_page(row, page, pages)
                     )
@@ -425,9 +430,11 @@ class DocumentConverter:
 
 def _linked(page: Page, links: dict[str, str]) -> Page:
     """The page with its assets' placeholders replaced by relative links."""
-    text = page.text
-    for placeholder, link in links.items():
-        text = text.replace(placeholder, link)
+    if not links:
+        return page
+    # In one pass, the longest first: a placeholder may begin another one, and a link may contain one.
+    any_of_them = "|".join(re.escape(placeholder) for placeholder in sorted(links, key=len, reverse=True))
+    text = re.sub(any_of_them, lambda match: links[match[0]], page.text)
     return page if text == page.text else page.model_copy(update={"text": text})
 
 
@@ -443,4 +450,18 @@ def _store_phase(phase: Phase) -> Iterator[None]:
     except StoreError as error:
         raise ConversionError(
             Failure(category=error.category, phase=phase, message=str(error), retryable=error.category.transient)
+        ) from error
+
+
+@contextmanager
+def _local_disk() -> Iterator[None]:
+    """Errors of this machine's disk as the document's failure: a full one must not end the worker."""
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise ConversionError.of(
+            Category.DISK_FULL if full else Category.STORE,
+            Phase.FETCH,
+            f"no room for the local copy: {error.strerror}" if full else f"the local copy failed: {error.strerror}",
         ) from error

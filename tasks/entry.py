@@ -81,7 +81,7 @@ def retry(
             password_file=password_file,
             launcher=LauncherName(launcher),
         )
-        log.info("Converting %d documents of run %s again", len(selection.keys), selection.run_id)
+        log.info("Converting %d documents of run %s again", len(selection.documents), selection.run_id)
         return _run(options, log, child, selection, hooks)
     except UsageError as error:
         return _refused(hooks, log, error)

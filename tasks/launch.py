@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,6 @@ from tasks.fleet.launcher import Handle
 from tasks.fleet.local import LocalProcess
 
 ROOT = Path(__file__).resolve().parent.parent
-ENTRYPOINT = "flows/convert_partition.py:convert_partition"
 DEPLOYMENT = "convert-partition/convert-partition"
 LOST = (httpx.HTTPError, PrefectException, OSError)
 """What Prefect's client raises when the API can't be reached."""
@@ -108,8 +106,9 @@ class LocalLauncher:
         run = self._flow_run(worker, launch)
         environment = dict(self._environment)
         if run is not None:
-            environment["PREFECT__FLOW_RUN_ID"] = str(run.id)
-            command = [sys.executable, "-m", "prefect.flow_engine", ENTRYPOINT]
+            from tasks import worker_flow
+
+            command = worker_flow.command_line(run.id)
         else:
             from tasks.worker_process import command_line
 
@@ -162,7 +161,9 @@ class PoolWorker:
         return 1 if self.state in (StateType.FAILED, StateType.CRASHED, StateType.CANCELLED) else None
 
     def drain(self) -> None:
-        """Workers read the parent's stop record themselves."""
+        """A worker that lives reads the parent's stop record itself; one that never began is cancelled."""
+        if self.state in (StateType.SCHEDULED, StateType.PENDING):
+            self._stop(self.id)
 
     def kill(self) -> None:
         if self.poll() is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -30,6 +29,7 @@ from tasks.corpus.runs import (
 from tasks.corpus.store import ObjectInfo, Store, open_store
 from tasks.options import Options
 from tasks.report import read_report
+from tasks.scratch import scratch_folder
 
 ROOM = "_runs/"
 """What an output's listing leaves out."""
@@ -41,7 +41,7 @@ class Selection(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     run_id: str
-    keys: dict[str, str]
+    documents: dict[str, str]
     """key -> name of its Markdown, as that run had it."""
     replace: frozenset[str] = frozenset()
     """Keys whose (partial) output is moved away first."""
@@ -133,9 +133,9 @@ def freeze(
         name = settled
         seen.add(mark)
         if selection is not None:
-            if info.key not in selection.keys:
+            if info.key not in selection.documents:
                 continue
-            name = selection.keys[info.key]
+            name = selection.documents[info.key]
         replaced = overwrite or (selection is not None and info.key in selection.replace)
         carried = None
         if not retry_failed and selection is None and (old := previous.failures.get(info.key)) is not None:
@@ -236,8 +236,8 @@ def _move_away(spec: RunSpec, runs: Store, output: Store) -> None:
     marker = paths.replaced(spec.run_id, ".moved")
     if runs.head(marker) is not None:
         return
-    with tempfile.TemporaryDirectory() as folder:
-        manifest = load_manifest(runs, spec, Path(folder))
+    with scratch_folder() as folder:
+        manifest = load_manifest(runs, spec, folder)
         present = existing_outputs(output)
         for row in manifest.rows():
             if row.done or row.name not in present:
@@ -271,8 +271,8 @@ def _unfinished(options: Options, runs: Store, source: Store) -> RunSpec | None:
         return None
     if spec.retry_of is not None or difference(spec.identity, options.identity) is not None:
         return None
-    with tempfile.TemporaryDirectory() as folder:
-        rows = load_manifest(runs, spec, Path(folder)).rows()
+    with scratch_folder() as folder:
+        rows = load_manifest(runs, spec, folder).rows()
         for row, info in zip_longest(rows, list_documents(source, options.limit)):
             if row is None or info is None or (row.size, row.etag) != (info.size, info.etag):
                 return None
@@ -316,13 +316,14 @@ def _update_failures(found: dict[str, tuple[int, str, Failure]], runs: Store, sp
     report = read_report(runs, spec.run_id)
     if not found and report is not None and report.failed + report.quarantined == 0:
         return
-    with tempfile.TemporaryDirectory() as folder:
-        manifest = load_manifest(runs, spec, Path(folder))
+    with scratch_folder() as folder:
+        manifest = load_manifest(runs, spec, folder)
         records = read_ledger(runs, [paths.workers(spec.run_id)])
         failed = {f.index: f.failure for f in reconcile(manifest.rows(), records, None).failures}
         for row in manifest.rows():
-            if row.index in failed and not failed[row.index].retryable:
-                found[row.key] = (row.size, row.etag, failed[row.index])
+            failure = failed.get(row.index)
+            if failure is not None and not failure.retryable:
+                found[row.key] = (row.size, row.etag, failure)
             else:
                 found.pop(row.key, None)
 

@@ -6,10 +6,8 @@ import hashlib
 import math
 import os
 import random
-import tempfile
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from statistics import fmean, stdev
 
 from pydantic import BaseModel, ConfigDict
@@ -26,6 +24,7 @@ from tasks.options import Options
 from tasks.passwords import read_passwords
 from tasks.plan import ROOM, Previous, freeze, list_documents, previous_runs
 from tasks.report import read_report
+from tasks.scratch import scratch_folder
 
 SAMPLE = 2000
 """Above so many documents, pages are counted in a random sample."""
@@ -176,8 +175,7 @@ def _inspect(
     slots = min(len(os.sched_getaffinity(0)), max(1, len(rows) // 8))
     counts: list[int] = []
     troubled: list[Troubled] = []
-    with tempfile.TemporaryDirectory(prefix="pdf-flows-") as folder:
-        scratch = Path(folder)
+    with scratch_folder() as scratch:
         scratch.chmod(0o755)
         pool = SandboxPool(
             lambda place: Sandbox(options.engine, options.limits, threads=1, recycle_after=500, scratch=place),
@@ -219,8 +217,8 @@ def _duplicates(source: Store, rows: Iterable[Row]) -> list[Troubled]:
     for row in rows:
         sizes.setdefault(row.size, []).append(row)
     found: list[Troubled] = []
-    with tempfile.TemporaryDirectory(prefix="pdf-flows-") as folder:
-        copy = Path(folder) / "copy.pdf"
+    with scratch_folder() as folder:
+        copy = folder / "copy.pdf"
         for same in sizes.values():
             if len(same) == 1:
                 continue

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
-
 from tasks.corpus.failures import Category, UsageError
 from tasks.corpus.runs import RunSpec, resolve
 from tasks.corpus.store import Store, open_store
 from tasks.engines.protocol import EngineName, Limits, Rendering
 from tasks.options import LauncherName, Options
 from tasks.plan import Selection, load_manifest
+from tasks.scratch import scratch_folder
 from tasks.supervise import reconcile_run
 
 
@@ -66,9 +64,9 @@ def select(
         of = f" of category {category}" if category is not None else ""
         raise UsageError(f"run {spec.run_id} recorded no {what}{of}: there is nothing to convert again")
     replace = frozenset(chosen) if partial else frozenset()
-    return options, Selection(run_id=spec.run_id, keys=chosen, replace=replace)
+    return options, Selection(run_id=spec.run_id, documents=chosen, replace=replace)
 
 
 def _names(runs: Store, spec: RunSpec, keys: set[str]) -> dict[str, str]:
-    with tempfile.TemporaryDirectory() as folder:
-        return {row.key: row.name for row in load_manifest(runs, spec, Path(folder)).rows() if row.key in keys}
+    with scratch_folder() as folder:
+        return {row.key: row.name for row in load_manifest(runs, spec, folder).rows() if row.key in keys}

@@ -5,11 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import tempfile
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -27,6 +25,7 @@ from tasks.fleet.supervisor import Act, Fleet, Phase, WorkerState, due, ended
 from tasks.plan import existing_outputs, load_manifest
 from tasks.pulse import tripped
 from tasks.report import Report, judge, write_report
+from tasks.scratch import scratch_folder
 
 TICK_SECONDS = 0.25
 DRAIN_SECONDS = 45.0
@@ -264,8 +263,8 @@ def reconcile_run(runs: Store, output: Store, spec: RunSpec) -> Reconciliation:
         except NotFound:
             return None
 
-    with tempfile.TemporaryDirectory() as folder:
-        manifest = load_manifest(runs, spec, Path(folder))
+    with scratch_folder() as folder:
+        manifest = load_manifest(runs, spec, folder)
         records = read_ledger(runs, [paths.workers(spec.run_id)])
         return reconcile(manifest.rows(), records, existing_outputs(output), content)
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -31,6 +29,7 @@ from tasks.document import DocumentConverter, Life, SandboxPool
 from tasks.engines.protocol import EngineName, Limits, Rendering
 from tasks.engines.sandbox import Sandbox
 from tasks.pulse import Pulse
+from tasks.scratch import scratch_folder
 
 STEAL_BATCH = 8
 """Documents taken from a partition's far end before the claims are listed again."""
@@ -155,8 +154,7 @@ class Worker:
         source, output = open_store(identity.input), open_store(identity.output, writable=True)
         self._source, self._output, self._runs = source, output, runs
         limits = Limits.model_validate(identity.limits)
-        with tempfile.TemporaryDirectory(prefix="pdf-flows-") as folder:
-            scratch = Path(folder)
+        with scratch_folder() as scratch:
             scratch.chmod(0o755)
             pool = SandboxPool(
                 lambda place: Sandbox(

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from tasks.corpus.failures import PdfFlowsError
-from tasks.fleet.local import when_parent_is_gone
+from tasks.fleet.local import when_parent_ends
 from tasks.passwords import read_passwords
 from tasks.worker import Worker, WorkerSettings
 
@@ -32,7 +32,7 @@ def main(argv: list[str]) -> int:
     except (IndexError, ValueError, ValidationError, PdfFlowsError) as error:
         log.error("%s", error)  # noqa: TRY400 - one line is what a person needs
         return 2
-    when_parent_is_gone(lambda: worker.drain("the parent is gone"))
+    when_parent_ends(worker.drain)
     try:
         worker.run()
     except PdfFlowsError as error:

@@ -21,6 +21,12 @@ from tasks.corpus.store_folder import FolderStore
 from tasks.corpus.store_s3 import S3Store
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options of these tests."""
+    # Here and not in chaos/conftest.py: pytest reads options before it looks into folders that no argument names.
+    parser.addoption("--chaos-seed", type=int, default=20, help="What the chaos tests draw their instants from.")
+
+
 class MotoS3(NamedTuple):
     """A running S3 server. AWS_ENDPOINT_URL and dummy credentials are in the environment, for child processes too."""
 

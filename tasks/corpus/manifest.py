@@ -17,6 +17,10 @@ import zstandard
 from tasks.corpus.failures import Failure, StoreError
 from tasks.corpus.paths import SCHEMA
 
+_CHUNK = 1 << 15
+"""Compressed bytes read at a time."""
+_encoder = json.JSONEncoder(ensure_ascii=False)
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -45,7 +49,7 @@ def encode(row: Row) -> str:
         data["failure"] = row.failure.model_dump(mode="json")
     if row.pages is not None:
         data["pages"] = row.pages
-    return json.dumps(data, ensure_ascii=False)
+    return _encoder.encode(data)
 
 
 def decode(line: str) -> Row:
@@ -69,7 +73,7 @@ class ManifestWriter:
 
     def __init__(self) -> None:
         self._buffer = io.BytesIO()
-        self._stream = zstandard.ZstdCompressor(level=3).stream_writer(self._buffer, closefd=False)
+        self._stream = zstandard.ZstdCompressor(level=3, write_checksum=True).stream_writer(self._buffer, closefd=False)
         self._lines: list[str] = [json.dumps({"schema": SCHEMA})]
         self.documents = 0
 
@@ -103,15 +107,26 @@ class Manifest:
     def rows(self) -> Iterator[Row]:
         """All rows in order. Raises StoreError where the file is not a manifest that this code can read."""
         try:
-            with self.path.open("rb") as raw, zstandard.ZstdDecompressor().stream_reader(raw) as plain:
-                lines = io.TextIOWrapper(plain, encoding="utf-8", newline="\n")
-                header = json.loads(lines.readline() or "null")
-                if not isinstance(header, dict) or header.get("schema") != SCHEMA:
-                    raise StoreError(f"manifest of another version ({header!r}); this code reads version {SCHEMA}")
-                for line in lines:
-                    yield decode(line)
+            lines = self._lines()
+            header = json.loads(next(lines, "null"))
+            if not isinstance(header, dict) or header.get("schema") != SCHEMA:
+                raise StoreError(f"manifest of another version ({header!r}); this code reads version {SCHEMA}")
+            for line in lines:
+                yield decode(line)
         except (zstandard.ZstdError, ValueError, KeyError) as error:
             raise StoreError(f"the manifest can't be read: {error}") from error
+
+    def _lines(self) -> Iterator[str]:
+        # Not a stream_reader: that one takes a file that was cut short for the end, and the run would lose documents.
+        plain = zstandard.ZstdDecompressor().decompressobj()
+        rest = b""
+        with self.path.open("rb") as raw:
+            while chunk := raw.read(_CHUNK):
+                *lines, rest = (rest + plain.decompress(chunk)).split(b"\n")
+                for line in lines:
+                    yield line.decode()
+        if not plain.eof or rest:
+            raise StoreError("the manifest can't be read: it is cut short")
 
 
 def write_rows(rows: Iterable[Row]) -> tuple[bytes, int]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
+from functools import lru_cache
 from typing import Final
 
 TEMPORARY: Final = ".pdf-flows-tmp"
@@ -77,6 +78,8 @@ def output_name(key: str) -> str:
 
 def collision_key(name: str) -> str:
     """What two names share that a case-insensitive or normalising folder cannot tell apart (Unicode 3.13, canonical caseless)."""
+    if name.isascii():
+        return name.lower()  # the same, and most names are
     return unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold())
 
 
@@ -105,6 +108,7 @@ def printable(key: str) -> str:
     return f"{shown[: _SHOWN - tail - 1]}…{shown[-tail:]}"
 
 
+@lru_cache(maxsize=4096)  # of a million documents most share their folders with the one before
 def _segment(raw: str, *, first: bool) -> str:
     """One folder's segment as a name may hold it."""
     return _shorten(_reserve(_encode(raw), raw, first=first), raw, MAX_SEGMENT)

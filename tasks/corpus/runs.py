@@ -150,6 +150,14 @@ def claim_output(
             return  # ours: only the answer was lost
 
 
+def refuse_while_living(runs: Store) -> None:
+    """Raises UsageError if a process of this host is converting into this output: a first look, before `claim_output`."""
+    for number in _numbers(runs)[-1:]:
+        start = _read_start(runs, number)
+        if start.life.process.here():
+            _refuse_if_living(runs, start, Observer(runs, time.monotonic), time.sleep, patience=1.0)
+
+
 def _refuse_if_living(
     runs: Store, start: Start, observer: Observer, sleep: Callable[[float], None], patience: float
 ) -> None:

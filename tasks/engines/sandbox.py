@@ -29,6 +29,9 @@ from tasks.engines.protocol import EngineName, EngineResult, Inspection, Limits
 START_TIMEOUT = 180.0
 """Seconds for an interpreter to start and load its engine; 3 to 5 are usual."""
 
+KILLED_STARTS = 3
+"""How often a child that was killed while it loaded its engine is replaced before the engine gets the blame."""
+
 _CPU_SLACK = 60.0
 _MEMORY_SIGNS = ("bad_alloc", "MemoryError", "out of memory", "alloc failed", "Cannot allocate memory")
 
@@ -189,8 +192,8 @@ class Sandbox:
             return self._child
 
     def _ready(self, timeout: float) -> dict[str, Any]:
-        child = self._current()
-        if child.hello is None:
+        kills = 0
+        while (child := self._current()).hello is None:
             try:
                 hello = child.receive(timeout)
             except queue.Empty:
@@ -201,6 +204,10 @@ class Sandbox:
                 if self._aborted:
                     raise Aborted("the sandbox was stopped")
                 child.wait(10.0)
+                if hello is None and child.returncode == -signal.SIGKILL and kills < KILLED_STARTS:
+                    # Killed from outside while it loaded: that says nothing about the engine, nor about a document.
+                    kills += 1
+                    continue
                 cause = str(hello["message"]) if hello is not None and "message" in hello else ""
                 last = child.diagnosis.rpartition("\n")[2]
                 raise self._no_engine(cause or last or f"the child ended with status {child.returncode}")

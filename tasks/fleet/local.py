@@ -12,6 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
+STOP = b"stop\n"
+"""What a parent writes into a worker's stdin before it closes it on purpose."""
+
 
 class LocalProcess:
     """A worker process. Its stdin is a pipe that only this process holds open: end of file means that the parent is gone.
@@ -53,9 +56,10 @@ class LocalProcess:
         return status
 
     def drain(self) -> None:
-        """Close the pipe: the worker drains as if the parent were gone."""
+        """Ask for the worker's end through the pipe, and close it."""
         with contextlib.suppress(OSError):
-            if self._process.stdin is not None:
+            if self._process.stdin is not None and not self._process.stdin.closed:
+                self._process.stdin.write(STOP)
                 self._process.stdin.close()
 
     def kill(self) -> None:
@@ -71,8 +75,8 @@ def _relay(stream: IO[bytes], line: Callable[[str], None]) -> None:
             line(raw.decode(errors="replace").rstrip("\n"))
 
 
-def when_parent_is_gone(act: Callable[[], None]) -> None:
-    """Call `act` from a thread once stdin ends: what a worker launched by LocalProcess does first.
+def when_parent_ends(act: Callable[[str], None]) -> None:
+    """Call `act` with the reason from a thread once stdin ends: what a worker launched by LocalProcess does first.
 
     Standard input is then pointed at nothing, so that no library can read from it.
     """
@@ -82,9 +86,10 @@ def when_parent_is_gone(act: Callable[[], None]) -> None:
     os.close(nothing)
 
     def watch() -> None:
+        said = b""
         with contextlib.suppress(OSError):
-            while os.read(pipe, 4096):
-                pass
-        act()
+            while data := os.read(pipe, 4096):
+                said += data[-len(STOP) :]
+        act("the parent stops the run" if said.endswith(STOP) else "the parent is gone")
 
     threading.Thread(target=watch, name="parent-watch", daemon=True).start()

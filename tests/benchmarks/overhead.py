@@ -32,9 +32,7 @@ def timed(command: list[str], home: Path, *, ok: tuple[int, ...] = (0,)) -> tupl
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     environment |= {"PDF_FLOWS_HOME": str(home), "PYTHONPATH": str(ROOT)}
     begun = time.monotonic()
-    done = subprocess.run(
-        command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False
-    )
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, check=False)
     seconds = time.monotonic() - begun
     if done.returncode not in ok:
         sys.stderr.write(done.stderr.decode(errors="replace"))

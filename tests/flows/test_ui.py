@@ -1,0 +1,175 @@
+"""The Prefect UI in the system's Chromium: what a person who triggers a run there sees of it."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from playwright.sync_api import Page, expect
+from ui import NoBrowser, RunForm, RunPage, chromium, served
+
+from flows.convert_corpus import convert_corpus
+
+pytestmark = [pytest.mark.ui, pytest.mark.timeout(900)]
+
+DOCUMENTS = {f"volume-{number}.pdf": f"%PDF-dummy pages={number}\n" for number in range(1, 5)} | {
+    "maps/coast.pdf": "%PDF-dummy pages=2\n",
+    "maps/torn.pdf": "%PDF-dummy fail=DAMAGED\n",
+}
+RUN_ID = re.compile(r"\d{8}-\d{6}-\w+")
+
+
+class Served(NamedTuple):
+    """A browser, and the UI of a `pdf-flows up` whose home holds the input `~/library`."""
+
+    page: Page
+    address: str
+    home: Path
+
+
+class Finished(NamedTuple):
+    """A run that was triggered in the form and came to its end before the eyes of the one who did."""
+
+    page: RunPage
+    state: str
+    run_id: str
+
+
+@pytest.fixture(scope="module")
+def ui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    home = tmp_path_factory.mktemp("ui")
+    for key, content in DOCUMENTS.items():
+        path = home / "library" / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    try:
+        with chromium(home / "profile") as page, served(home) as address:
+            yield Served(page, address, home)
+    except NoBrowser as error:
+        pytest.fail(str(error))
+
+
+@pytest.fixture(scope="module")
+def run(ui: Served) -> Finished:
+    form = RunForm.open(ui.page, ui.address, "convert-corpus")
+    form.field("input").fill("~/library")
+    form.field("output").fill("~/markdown")
+    form.field("engine").choose("dummy")
+    form.field("max_failure_rate").fill("0.5")
+    page = form.start()
+    state = page.wait("Completed", "Completed with failures", "Failed", "Stopped", "Refused", "Crashed")
+    page.open()
+    return Finished(page, state, page.name.inner_text().strip())
+
+
+def test_the_form_describes_every_parameter_and_says_which_are_optional(ui: Served) -> None:
+    fields = RunForm.open(ui.page, ui.address, "convert-corpus").fields()
+    parameters = inspect.signature(convert_corpus.fn).parameters
+    assert list(fields) == list(parameters)
+    assert [name for name, field in fields.items() if not field.label.endswith(" (Optional)")] == ["input", "output"]
+    descriptions = {name: field.description for name, field in fields.items()}
+    told = {name: re.search(rf"^ +{name}: (.+)$", convert_corpus.fn.__doc__ or "", re.MULTILINE) for name in parameters}
+    assert descriptions == {name: found.group(1) for name, found in told.items() if found is not None}
+    assert descriptions["input"] == "Where the PDFs are: a folder or s3://bucket/prefix."
+    assert "5 %" in descriptions["max_failure_rate"]
+    assert "a path, secretsmanager:NAME or secret:NAME" in descriptions["password_file"]
+    assert fields["engine"].choices == ["layout", "dummy"]
+    assert fields["launcher"].choices == ["local", "work-pool"]
+    assert fields["workers"].control.input_value() == "2"
+    assert fields["max_failure_rate"].control.input_value() == "0.05"
+
+
+def test_a_form_without_input_is_not_submitted(ui: Served) -> None:
+    form = RunForm.open(ui.page, ui.address, "convert-corpus")
+    form.field("output").fill("~/elsewhere")
+    form.submit()
+    expect(ui.page.get_by_text("'input' is a required property")).to_be_visible()
+    expect(ui.page.get_by_text("'output' is a required property")).to_have_count(0)
+    assert ui.page.url.split("?")[0].endswith("/run")
+
+
+def test_the_run_says_how_it_ended_and_bears_the_run_id(ui: Served, run: Finished) -> None:
+    assert run.state == "Completed with failures"
+    assert RUN_ID.fullmatch(run.run_id)
+    assert (ui.home / "markdown" / "_runs" / run.run_id / "report.json").is_file()
+    assert len(list((ui.home / "markdown").glob("**/*.md"))) == len(DOCUMENTS) - 1
+    run.page.open("Details")
+    assert {"pdf-flows", f"run:{run.run_id}"} <= set(run.page.tags)
+    expect(ui.page.get_by_text("1 documents failed")).to_be_visible()
+
+
+def test_the_workers_are_child_runs_on_the_other_pool(run: Finished) -> None:
+    children = run.page.children()
+    assert sorted(children) == [f"{run.run_id}-worker-0", f"{run.run_id}-worker-1"]
+    for text in children.values():
+        assert "Completed" in text
+        assert "pdf-flows-workers" in text
+        assert f"run:{run.run_id}" in text
+
+
+def test_each_document_is_a_task_run_of_a_worker_and_a_line_in_its_log(run: Finished) -> None:
+    states: dict[str, str] = {}
+    lines: list[str] = []
+    for number in (0, 1):
+        child = run.page.child(f"{run.run_id}-worker-{number}")
+        states |= child.task_runs()
+        said = "\n".join(child.logs())
+        assert f"[Worker {number}] Starting processing: " in said
+        assert re.search(rf"\[Worker {number}\] Completed: \d/\d PDFs, [01] failures", said)
+        lines += re.findall(r"\[Worker \d\] (?:Converted|Failed): .+", said)
+    assert states == {key: "Failed" if key == "maps/torn.pdf" else "Completed" for key in DOCUMENTS}
+    texts = sorted(line.split("] ", 1)[1].strip() for line in lines)
+    assert texts == sorted(
+        "Failed: library/maps/torn.pdf - Error: DAMAGED: the script says so"
+        if key == "maps/torn.pdf"
+        else f"Converted: library/{key} -> markdown/{key.removesuffix('.pdf')}.md"
+        for key in DOCUMENTS
+    )
+
+
+def test_the_parents_log_accounts_for_all_documents(run: Finished) -> None:
+    said = "\n".join(run.page.logs())
+    assert f"Run {run.run_id}: 6 documents, 6 waiting, 2 workers" in said
+    assert "6 documents = 5 converted + 0 skipped + 1 failed + 0 quarantined + 0 remaining" in said
+    assert "Traceback" not in said
+
+
+def test_the_failures_are_a_table_with_cause_and_replay_command(run: Finished) -> None:
+    artifact = run.page.artifact("failures")
+    assert artifact.table() == [
+        {
+            "document": "maps/torn.pdf",
+            "category": "DAMAGED",
+            "message": "the script says so",
+            "phase": "open",
+            "attempts": "1",
+            "retryable": "no",
+            "replay": f"pdf-flows retry '~/markdown' {run.run_id} --document=maps/torn.pdf",
+        }
+    ]
+    assert "1 of 6 documents failed." in artifact.text()
+
+
+def test_the_summary_accounts_and_leads_to_the_failures(ui: Served, run: Finished) -> None:
+    artifact = run.page.artifact("summary")
+    expect(ui.page.get_by_role("heading", name="Completed with failures")).to_be_visible()
+    text = re.sub(r"\s+", " ", artifact.text())
+    for told in ("documents 6", "converted 5", "failed 1", "remaining 0", "published twice 0", "pages 12", "DAMAGED 1"):
+        assert told in text
+    ui.page.get_by_role("link", name="Each failed document and its cause").click()
+    expect(ui.page.get_by_role("cell", name="maps/torn.pdf")).to_be_visible()
+
+
+def test_bad_input_is_a_run_that_was_refused_with_one_clear_line(ui: Served) -> None:
+    form = RunForm.open(ui.page, ui.address, "convert-corpus")
+    form.field("input").fill("~/nowhere")
+    form.field("output").fill("~/markdown")
+    page = form.start()
+    assert page.wait("Completed", "Failed", "Refused", "Crashed") == "Refused"
+    said = [line for line in page.logs() if "ERROR" in line]
+    assert "input folder does not exist: ~/nowhere" in said[0]
+    assert "Traceback" not in "\n".join(said)
