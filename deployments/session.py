@@ -15,13 +15,15 @@ from tasks.corpus.failures import PdfFlowsError
 
 QUIET = {
     "PREFECT_LOGGING_LOGGERS_PREFECT_TASK_RUNS_LEVEL": "CRITICAL",
+    "PREFECT_CLIENT_MAX_RETRIES": "2",
+    "PREFECT_INTERNAL_LOGGING_LEVEL": "CRITICAL",
     "PREFECT_LOGGING_COLORS": "false",
     "PREFECT_LOGGING_FORMATTERS_STANDARD_FLOW_RUN_FMT": "%(asctime)s %(message)s",
     "PREFECT_LOGGING_FORMATTERS_STANDARD_FORMAT": "%(asctime)s %(message)s",
     "PREFECT_LOGGING_FORMATTERS_STANDARD_DATEFMT": "%H:%M:%S",
     "PREFECT_LOGGING_LOGGERS_PREFECT_FLOW_RUNS_LEVEL": "INFO",
 }
-"""Plain log lines on stderr; nothing about each task run."""
+"""Plain log lines on stderr, nothing about each task run; no minute's wait for each request to an API that is gone."""
 
 STOPPED = 3
 """Exit status: stopped before the end, can be resumed."""
@@ -81,8 +83,10 @@ def run_flow(call: Callable[[], Any], *, as_json: bool) -> int:
     import httpx
 
     from deployments.progress import Bars
+    from tasks.api import hush, leave_when_api_is_gone
     from tasks.entry import HOOKS, Hooks
 
+    hush()
     interrupt = Interrupt()
     bars = Bars() if sys.stderr.isatty() else None
     hooks = Hooks(on_start=lambda conversion: interrupt.attach(conversion.stop))
@@ -109,6 +113,7 @@ def run_flow(call: Callable[[], Any], *, as_json: bool) -> int:
 
             sys.stdout.write(json.dumps(hooks.report.line()) + "\n")
             sys.stdout.flush()
+        leave_when_api_is_gone(hooks.report.exit_code)
         return hooks.report.exit_code
     if hooks.error is not None:
         return 2

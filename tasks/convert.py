@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextvars
 import os
 import signal
-import sys
 import threading
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -16,9 +14,9 @@ from typing import Any, Protocol
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.context import FlowRunContext
-from prefect.settings import get_current_settings
 from prefect.states import Completed, Failed
 
+from tasks.api import leave_when_api_is_gone
 from tasks.artifacts import failure_rows, publish_table
 from tasks.corpus.failures import PdfFlowsError
 from tasks.corpus.ledger import Outcome, Record
@@ -160,34 +158,9 @@ def end_state(life: Callable[[], Summary]) -> Any:
     except PdfFlowsError as error:
         return Failed(message=str(error))
     finally:
-        _leave_when_api_is_gone(code)
+        if os.environ.get("PDF_FLOWS_PARENT_PIPE"):
+            leave_when_api_is_gone(code)
     message = f"{summary.converted}/{summary.assigned} converted, {summary.failed} failures, {summary.pages} pages"
     if summary.stopped is not None:
         return Completed(name="Drained", message=f"{message}; {summary.stopped}")
     return Completed(message=message)
-
-
-def _leave_when_api_is_gone(code: int, period: float = 2.0, misses: int = 2) -> None:
-    """End this process soon if the Prefect API does not answer any more.
-
-    Prefect's client would hold a finished process for minutes, reconnecting once for each event that it still has; the
-    ledger has everything by now. Only in a process of our own (a worker's).
-    """
-    api = get_current_settings().api.url
-    if not os.environ.get("PDF_FLOWS_PARENT_PIPE") or api is None or not str(api).startswith("http"):
-        return
-
-    def watch() -> None:
-        missed = 0
-        while missed < misses:
-            time.sleep(period)
-            try:
-                urllib.request.urlopen(f"{api}/health", timeout=5).close()  # noqa: S310 - http, checked above
-                missed = 0
-            except OSError:
-                missed += 1
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-
-    threading.Thread(target=watch, name="exit-guard", daemon=True).start()

@@ -211,7 +211,23 @@ class DocumentConverter:
         """Stop waiting between tries: documents in hand end as released."""
         self._draining.set()
 
-    def convert(self, row: Row, claim: Claim) -> Record:
+    def settle(self, row: Row, claim: Claim) -> tuple[bool, Record | None]:
+        """Whether the document could be looked up, and its record if no work is due: done before, or not this run's.
+
+        Called before a task run is made of the document: a skip is none.
+        """
+        begun = time.monotonic()
+        try:
+            with _store_phase(Phase.FETCH):
+                former, record = self._settled_before(row, claim)
+        except ConversionError:
+            return False, None  # `convert` meets the same trouble, and records it
+        if record is not None:
+            record = record.model_copy(update={"seconds": {"total": round(time.monotonic() - begun, 4)}})
+            self._ledger.add(record)
+        return True, former or record
+
+    def convert(self, row: Row, claim: Claim, *, looked_up: bool = False) -> Record:
         """The document's record: an outcome, or RELEASED if the drain came first.
 
         Raises Fenced, and StoreError where a claim can't even be given back; every other error becomes the record.
@@ -219,8 +235,10 @@ class DocumentConverter:
         begun = time.monotonic()
         state = _Try()
         try:
-            with _store_phase(Phase.FETCH):
-                former, record = self._settled_before(row, claim)
+            former, record = None, None
+            if not looked_up:
+                with _store_phase(Phase.FETCH):
+                    former, record = self._settled_before(row, claim)
             if former is not None:
                 return former
             if record is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from itertools import islice, zip_longest
 from pathlib import Path
@@ -67,6 +67,8 @@ class Previous(BaseModel):
     """key -> size, etag, permanent failure: carried over while content, engine and limits are the same."""
     engine: str | None = None
     run_id: str | None = None
+    whole: RunSpec | None = None
+    """The newest run over all of the same input."""
 
 
 def open_stores(options: Options) -> tuple[Store, Store, Store]:
@@ -111,8 +113,14 @@ def freeze(
     overwrite: bool = False,
     retry_failed: bool = False,
     selection: Selection | None = None,
+    earlier: Iterable[Row] = (),
 ) -> Iterator[Row]:
-    """The manifest's rows: names settled, done and hopeless documents marked. Pure but for the listing behind it."""
+    """The manifest's rows: names settled, done, stale and hopeless documents marked. Pure but for the listing behind it.
+
+    Args:
+        earlier: the rows of an earlier run on the same input, by which stale outputs are known.
+    """
+    versions = _Versions(earlier)
     seen: set[int] = set()
     index = 0
     for info in documents:
@@ -142,8 +150,30 @@ def freeze(
             size, etag, failure = old
             carried = failure if (size, etag) == (info.size, info.etag) else None
         done = name in outputs and not replaced
-        yield Row(index, info.key, name, info.size, info.etag, done=done, failure=None if done else carried)
+        stale = versions.changed(info) and done
+        yield Row(
+            index, info.key, name, info.size, info.etag, done=done, stale=stale, failure=None if done else carried
+        )
         index += 1
+
+
+class _Versions:
+    """Walks an earlier manifest along with a listing, both in order of the keys' bytes."""
+
+    def __init__(self, earlier: Iterable[Row]) -> None:
+        # A name that can't be supported stands in a manifest under another spelling, out of order.
+        self._rows = (row for row in earlier if row.failure is None or row.failure.category is not Category.NAME)
+        self._next = next(self._rows, None)
+
+    def changed(self, info: ObjectInfo) -> bool:
+        """Whether an output of this document would be of another version. Keys must come in rising order."""
+        key = info.key.encode()
+        while self._next is not None and self._next.key.encode() < key:
+            self._next = next(self._rows, None)
+        row = self._next
+        if row is None or row.key != info.key:
+            return False
+        return row.stale if (row.size, row.etag) == (info.size, info.etag) else True
 
 
 def plan_run(
@@ -177,10 +207,10 @@ def plan_run(
     outputs = existing_outputs(output)
     run_id = new_run_id()
     claim_output(runs, run_id, observer, sleep)
-    waiting = 0
+    waiting = done = stale = 0
 
-    def counted() -> Iterator[Row]:
-        nonlocal waiting
+    def counted(earlier: Iterator[Row]) -> Iterator[Row]:
+        nonlocal waiting, done, stale
         documents = list_documents(source, options.limit if selection is None else None)
         for row in freeze(
             documents,
@@ -189,11 +219,16 @@ def plan_run(
             overwrite=options.overwrite,
             retry_failed=options.retry_failed,
             selection=selection,
+            earlier=earlier,
         ):
             waiting += not row.done and row.failure is None
+            done += row.done
+            stale += row.stale
             yield row
 
-    data, documents = write_rows(counted())
+    with scratch_folder() as folder:
+        whole = load_manifest(runs, previous.whole, folder).rows() if previous.whole is not None else iter(())
+        data, documents = write_rows(counted(whole))
     if documents == 0:
         raise UsageError(f"none of the documents asked for is in {source.url} (any more): nothing to convert")
     unique = run_id.rsplit("-", 1)[-1]
@@ -212,7 +247,7 @@ def plan_run(
         raise UsageError(f"the run id {run_id} is taken in {runs.url}: start again")
     planned = _resumed(spec, runs, output)
     return planned.model_copy(
-        update={"resumed": False, "waiting": waiting, "notes": _notes(previous, options, outputs)}
+        update={"resumed": False, "waiting": waiting, "notes": notes_on(previous, options, done, stale)}
     )
 
 
@@ -290,12 +325,15 @@ def previous_runs(options: Options, runs: Store) -> Previous:
     same: list[RunSpec] = []
     engine: str | None = None
     newest: str | None = None
+    whole: RunSpec | None = None
     for run_id in dict.fromkeys(start.run_id for _, start in reversed(starts(runs))):
         try:
             spec = read_run(runs, run_id)
         except UsageError:
             continue
         newest, engine = newest or run_id, engine or spec.identity.engine
+        if spec.identity.input == options.identity.input and spec.retry_of is None and spec.identity.limit is None:
+            whole = whole or spec
         if (spec.identity.input, spec.identity.engine, spec.identity.limits) != (
             options.identity.input,
             options.identity.engine,
@@ -308,7 +346,7 @@ def previous_runs(options: Options, runs: Store) -> Previous:
     found: dict[str, tuple[int, str, Failure]] = {}
     for spec in reversed(same):
         _update_failures(found, runs, spec)
-    return Previous(failures=found, engine=engine, run_id=newest)
+    return Previous(failures=found, engine=engine, run_id=newest, whole=whole)
 
 
 def _update_failures(found: dict[str, tuple[int, str, Failure]], runs: Store, spec: RunSpec) -> None:
@@ -328,10 +366,17 @@ def _update_failures(found: dict[str, tuple[int, str, Failure]], runs: Store, sp
                 found.pop(row.key, None)
 
 
-def _notes(previous: Previous, options: Options, outputs: set[str]) -> list[str]:
-    if not outputs or previous.engine in (None, options.engine.value) or options.overwrite:
-        return []
-    return [
-        f"{len(outputs)} outputs are there already, by engine {previous.engine} (run {previous.run_id}): "
-        "they are skipped; --overwrite converts them again"
-    ]
+def notes_on(previous: Previous, options: Options, done: int, stale: int) -> list[str]:
+    """What a person should know of outputs that are there already."""
+    notes = []
+    if done and previous.engine not in (None, options.engine.value):
+        notes.append(
+            f"{done:,} outputs are there already, the last run was by engine {previous.engine} ({previous.run_id}): "
+            "they are skipped; --overwrite converts them again"
+        )
+    if stale:
+        notes.append(
+            f"{stale:,} outputs were made from older versions of their documents: they are skipped; "
+            "--overwrite converts everything again"
+        )
+    return notes

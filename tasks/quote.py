@@ -6,7 +6,7 @@ import hashlib
 import math
 import os
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from statistics import fmean, stdev
 
@@ -22,7 +22,7 @@ from tasks.document import SandboxPool
 from tasks.engines.sandbox import Sandbox
 from tasks.options import Options
 from tasks.passwords import read_passwords
-from tasks.plan import ROOM, Previous, freeze, list_documents, previous_runs
+from tasks.plan import ROOM, Previous, freeze, list_documents, load_manifest, notes_on, previous_runs
 from tasks.report import read_report
 from tasks.scratch import scratch_folder
 
@@ -72,6 +72,7 @@ class Quote(BaseModel):
     measured: bool
     """Whether the rate is an earlier run's on this output, or assumed."""
     troubled: list[Troubled]
+    notes: list[str] = []
 
     def lines(self) -> list[str]:
         """For people."""
@@ -87,7 +88,7 @@ class Quote(BaseModel):
             "partitions: " + ", ".join(f"worker {k}: {count:,}" for k, count in enumerate(self.partitions)),
             f"expected time: {_duration(self.seconds)} at {self.pages_per_second:.2f} pages/s ({rate})",
         ]
-        return lines + [f"  {trouble.key}: {trouble.what}" for trouble in self.troubled]
+        return lines + self.notes + [f"  {trouble.key}: {trouble.what}" for trouble in self.troubled]
 
 
 def quote(options: Options) -> Quote:
@@ -96,15 +97,20 @@ def quote(options: Options) -> Quote:
     passwords = read_passwords(options.password_file)
     runs, outputs = _looked_at(options)
     previous = previous_runs(options, runs) if runs is not None else Previous()
-    rows = list(
-        freeze(
-            list_documents(source, options.limit),
-            outputs,
-            previous,
-            overwrite=options.overwrite,
-            retry_failed=options.retry_failed,
+    with scratch_folder() as folder:
+        earlier: Iterator[Row] = iter(())
+        if runs is not None and previous.whole is not None:
+            earlier = load_manifest(runs, previous.whole, folder).rows()
+        rows = list(
+            freeze(
+                list_documents(source, options.limit),
+                outputs,
+                previous,
+                overwrite=options.overwrite,
+                retry_failed=options.retry_failed,
+                earlier=earlier,
+            )
         )
-    )
     if not rows:
         raise UsageError(f"no PDFs (*.pdf) in {source.url}: nothing to convert")
     waiting = [row for row in rows if not row.done and row.failure is None]
@@ -135,6 +141,7 @@ def quote(options: Options) -> Quote:
         pages_per_second=round(rate, 3),
         measured=measured,
         troubled=[*troubled[:SHOWN], *duplicates[:SHOWN]],
+        notes=notes_on(previous, options, sum(row.done for row in rows), sum(row.stale for row in rows)),
     )
 
 

@@ -102,7 +102,7 @@ def judge(account: Account, stopped: str | None, max_failure_rate: float) -> tup
             f"failure rate {account.failure_rate:.1%} over the limit of {max_failure_rate:.1%} ({failures} documents)",
         )
     if failures:
-        return RunState.COMPLETED_WITH_FAILURES, f"{failures} documents failed"
+        return RunState.COMPLETED_WITH_FAILURES, f"{failures} of {account.documents} documents failed"
     return RunState.COMPLETED, None
 
 

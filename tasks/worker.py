@@ -390,7 +390,8 @@ class Worker:
             return
         self._pulse.begin(names.printable(row.key))
         try:
-            record = self._around(row, lambda: converter.convert(row, claim))
+            looked_up, found = converter.settle(row, claim)
+            record = found or self._around(row, lambda: converter.convert(row, claim, looked_up=looked_up))
         finally:
             self._pulse.end(names.printable(row.key))
         self._count(row, record)

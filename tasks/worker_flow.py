@@ -18,6 +18,8 @@ from prefect.exceptions import Abort, PrefectException, TerminationSignal
 from prefect.flow_engine import load_flow_run, run_flow
 from prefect.flows import load_flow_from_entrypoint
 
+from tasks.api import hush
+
 ENTRYPOINT = "flows/convert_partition.py:convert_partition"
 
 
@@ -28,6 +30,7 @@ def command_line(flow_run_id: UUID) -> list[str]:
 
 def main(argv: list[str]) -> int:
     """Exit status: 0 at an orderly end, 1 otherwise; then the supervisor relaunches."""
+    hush()
     try:
         flow_run = load_flow_run(UUID(argv[0]))
         flow: Flow[..., Any] = load_flow_from_entrypoint(ENTRYPOINT, use_placeholder_flow=False)

@@ -35,6 +35,8 @@ class Row:
     etag: str
     done: bool = False
     """Its output existed when the manifest was frozen: skipped."""
+    stale: bool = False
+    """Done, but its output was made from another version of the document."""
     failure: Failure | None = None
     """Failed before any work: a name that can't be supported, or a permanent failure of an earlier run."""
     pages: int | None = None
@@ -45,6 +47,8 @@ def encode(row: Row) -> str:
     data: dict[str, object] = {"index": row.index, "key": row.key, "name": row.name, "size": row.size, "etag": row.etag}
     if row.done:
         data["done"] = True
+    if row.stale:
+        data["stale"] = True
     if row.failure is not None:
         data["failure"] = row.failure.model_dump(mode="json")
     if row.pages is not None:
@@ -63,6 +67,7 @@ def decode(line: str) -> Row:
         size=data["size"],
         etag=data["etag"],
         done=data.get("done", False),
+        stale=data.get("stale", False),
         failure=Failure.model_validate(failure) if failure is not None else None,
         pages=data.get("pages"),
     )

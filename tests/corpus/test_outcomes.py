@@ -2,59 +2,25 @@
 
 from __future__ import annotations
 
-import csv
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from expectations import CORPUS, KNOWN, REFUSALS, manifest
 
-from tasks.corpus.failures import Category, ConversionError
+from tasks.corpus.failures import ConversionError
 from tasks.engines.protocol import EngineName, Limits
 from tasks.engines.sandbox import Sandbox
 
-CORPUS = Path(os.environ.get("PDF_FLOWS_CORPUS") or Path(__file__).resolve().parents[2] / "../shared/corpus").resolve()
 MAX_PAGES = 2
 """Of documents that are not hostile: long manuals are converted elsewhere."""
 MAX_HOSTILE_PAGES = 30
 
-ENCRYPTED, DAMAGED, NO_PAGES = Category.ENCRYPTED, Category.DAMAGED, Category.NO_PAGES
-REFUSALS: dict[str, set[Category | None]] = {
-    "ok": {None},
-    "fails: password needed": {ENCRYPTED},
-    "fails: encrypted in an unknown way": {Category.UNSUPPORTED_ENCRYPTION},
-    "fails: not a PDF": {Category.NOT_A_PDF},
-    "fails: empty file": {Category.EMPTY},
-    "fails: no pages": {NO_PAGES},
-    "fails: no pages (damaged)": {NO_PAGES, DAMAGED},
-    "fails: damaged beyond repair": {DAMAGED},
-    "fails: time limit": {Category.TIMEOUT, Category.MEMORY},
-    "either: some text, or refused as damaged": {None, DAMAGED},
-    "either: text, or refused as damaged": {None, DAMAGED},
-    "either: the readable pages, or refused as damaged": {None, DAMAGED},
-    "either: text, or refused as too large": {None, Category.TOO_LARGE, Category.MEMORY},
-    "either: empty, or refused as too large": {None, Category.TOO_LARGE, Category.MEMORY},
-}
-"""What each expectation of the manifest allows; None is a conversion."""
-
-KNOWN: dict[str, Category] = {
-    "hostile/pj-bug1978317.pdf": Category.TIMEOUT,
-    "hostile/x-flate-bomb-1gb.pdf": Category.TIMEOUT,
-    "hostile/x-grid-120x120.pdf": Category.TIMEOUT,
-    "hostile/x-rotate-45.pdf": Category.NO_TEXT,
-    "poster/ol-map1.pdf": Category.TIMEOUT,
-    "rotated/us-rotated-page-90.pdf": Category.NO_TEXT,
-}
-"""Good documents that plain pymupdf4llm cannot do, or not within this page limit, and how they fail."""
-
 
 def rows() -> list[dict[str, str]]:
-    if not CORPUS.is_dir():
-        return []
-    with (CORPUS / "manifest.csv").open(newline="") as file:
-        every = list(csv.DictReader(file))
-    assert every, "the corpus has an empty manifest"
+    every = manifest()
+    assert every or not CORPUS.is_dir(), "the corpus has an empty manifest"
 
     def chosen(row: dict[str, str]) -> bool:
         pages = int(row["pages"] or 0)

@@ -77,8 +77,9 @@ def test_the_form_describes_every_parameter_and_says_which_are_optional(ui: Serv
     assert descriptions["input"] == "Where the PDFs are: a folder or s3://bucket/prefix."
     assert "5 %" in descriptions["max_failure_rate"]
     assert "a path, secretsmanager:NAME or secret:NAME" in descriptions["password_file"]
-    assert fields["engine"].choices == ["layout", "dummy"]
-    assert fields["launcher"].choices == ["local", "work-pool"]
+    assert fields["engine"].choices() == ["layout", "dummy"]
+    assert fields["launcher"].choices() == ["local", "work-pool"]
+    assert (fields["engine"].chosen, fields["launcher"].chosen) == ("layout", "work-pool")
     assert fields["workers"].control.input_value() == "2"
     assert fields["max_failure_rate"].control.input_value() == "0.05"
 
@@ -99,7 +100,7 @@ def test_the_run_says_how_it_ended_and_bears_the_run_id(ui: Served, run: Finishe
     assert len(list((ui.home / "markdown").glob("**/*.md"))) == len(DOCUMENTS) - 1
     run.page.open("Details")
     assert {"pdf-flows", f"run:{run.run_id}"} <= set(run.page.tags)
-    expect(ui.page.get_by_text("1 documents failed")).to_be_visible()
+    expect(ui.page.get_by_text("1 of 6 documents failed")).to_be_visible()
 
 
 def test_the_workers_are_child_runs_on_the_other_pool(run: Finished) -> None:

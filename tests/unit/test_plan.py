@@ -15,6 +15,7 @@ from lives_kit import Case, Cases, Faults, cases, documents
 from tasks.corpus import names
 from tasks.corpus.failures import Category, Failure, Phase, UsageError
 from tasks.corpus.ledger import Outcome
+from tasks.corpus.manifest import Row
 from tasks.corpus.runs import RunSpec
 from tasks.corpus.store import ObjectInfo
 from tasks.engines.protocol import EngineName, Limits
@@ -204,7 +205,7 @@ def test_a_retry_decides_for_the_runs_after_it(new_case: Cases) -> None:
     case = new_case(MIXED)
     first = whole(case)
     selection = retry_of(case, first, category="DAMAGED")
-    assert selection.keys == {"bad.pdf": "bad.md"}
+    assert selection.documents == {"bad.pdf": "bad.md"}
     again = whole(case, selection=selection)
     assert (again.retry_of, tried(case, again)) == (first.run_id, {"bad.pdf"})
     # It failed again: still not tried by the next whole run, and neither is what the retry left out.
@@ -242,7 +243,7 @@ def test_outputs_of_another_engine_are_told(new_case: Cases) -> None:
     first = whole(case)
     planned = case.plan(engine=EngineName.LAYOUT)
     assert planned.notes == [
-        f"1 outputs are there already, by engine dummy (run {first.run_id}): they are skipped; --overwrite converts them again"
+        f"1 outputs are there already, the last run was by engine dummy ({first.run_id}): they are skipped; --overwrite converts them again"
     ]
 
 
@@ -396,3 +397,24 @@ def test_planning_lists_the_input_without_a_call_a_document(new_case: Cases) -> 
     faults = Faults()
     case.plan(faults=faults)
     assert len(faults.calls) < 40
+
+
+def test_outputs_of_an_older_version_of_their_document_are_told_until_they_are_converted_again() -> None:
+    def info(key: str, etag: str) -> ObjectInfo:
+        return ObjectInfo(key, 10, etag)
+
+    def frozen(documents: list[ObjectInfo], outputs: set[str], earlier: list[Row], *, overwrite: bool = False) -> list[Row]:
+        return list(freeze(iter(documents), outputs, Previous(), overwrite=overwrite, earlier=iter(earlier)))
+
+    outputs = {"a.md", "b.md", "d.md"}
+    first = frozen([info("a.pdf", "1"), info("b.pdf", "1"), info("c.pdf", "1")], set(), [])
+    changed = [info("a.pdf", "1"), info("b.pdf", "2"), info("c.pdf", "2"), info("d.pdf", "1")]
+    second = frozen(changed, outputs, first)
+    assert [(row.key, row.done, row.stale) for row in second] == [
+        ("a.pdf", True, False),
+        ("b.pdf", True, True),
+        ("c.pdf", False, False),  # there is no output of it to be stale
+        ("d.pdf", True, False),  # nothing is known of it
+    ]
+    assert [row.stale for row in frozen(changed, outputs, second)] == [False, True, False, False]
+    assert not any(row.stale for row in frozen(changed, outputs, second, overwrite=True))

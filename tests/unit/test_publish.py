@@ -37,7 +37,11 @@ def dangling_links(case: Case, name: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("kind", "width"), [(kind, 1) for kind in Kind] + [(Kind.FAIL, 3), (Kind.LOST, 3), (Kind.FULL, 3)]
+    ("kind", "width"),
+    [
+        *((kind, 1) for kind in Kind),
+        *(pytest.param(kind, 3, marks=pytest.mark.slow) for kind in (Kind.FAIL, Kind.LOST, Kind.FULL)),
+    ],
 )
 def test_whatever_happens_at_any_call_the_next_life_completes_the_run(new_case: Cases, kind: Kind, width: int) -> None:
     at, recovered = 0, 0
@@ -127,7 +131,7 @@ def test_deaths_again_and_again_complete_the_run_in_the_end(new_case: Cases) -> 
     lives = 0
     while case.account(spec).remaining:
         # Each life dies a little later than it takes to get anything done at all.
-        faults = Faults(at=40 + 7 * lives, kind=list(Kind)[lives % 2])
+        faults = Faults(at=40 + 25 * lives, kind=list(Kind)[lives % 2])
         ends_somehow(lambda faults=faults: case.live(spec, faults=faults))
         lives += 1
         assert lives < 40
@@ -135,7 +139,7 @@ def test_deaths_again_and_again_complete_the_run_in_the_end(new_case: Cases) -> 
     case.check_published_once(spec)
 
 
-SLOW_ON_S3 = (Kind.DIE_BEFORE, Kind.FAIL, Kind.FULL)
+SLOW_ON_S3 = (Kind.DIE_BEFORE, Kind.FAIL, Kind.FULL, Kind.LOST)
 
 
 @pytest.mark.parametrize(

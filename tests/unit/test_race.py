@@ -61,9 +61,9 @@ def test_folders(new_case: Cases, mutant: bool) -> None:
     assert not case.account(spec).closes
 
 
-@pytest.mark.parametrize("mutant", [False, True])
+@pytest.mark.parametrize("mutant", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_s3(new_case: Cases, moto_s3: MotoS3, mutant: bool) -> None:
-    case = new_case(documents(10), bucket=moto_s3.new_bucket(), mutant=mutant)
+    case = new_case(documents(6), bucket=moto_s3.new_bucket(), mutant=mutant)
     spec = case.plan(workers=2).spec
     lives = race(case, spec)
     if not mutant:

@@ -1,0 +1,60 @@
+"""The Prefect API as something that may go away in the middle: the work is none the worse, and nobody waits for it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+
+import httpx
+from prefect.settings import get_current_settings
+
+
+def hush() -> None:
+    """Keep Prefect's own threads from telling, event by event and log line by log line, that the API is away."""
+    # What its log handler asks before it writes to stderr.
+    logging.raiseExceptions = False
+    logging.getLogger("prefect.events.clients").setLevel(logging.ERROR)
+    logging.getLogger("prefect.flow_runs").addFilter(_no_lost_connection)
+
+
+def _no_lost_connection(record: logging.LogRecord) -> bool:
+    """Drop the traceback of a flow run that can't report its state: whoever called it says so in a line."""
+    error = record.exc_info[1] if record.exc_info is not None else None
+    return not isinstance(error, httpx.HTTPError)
+
+
+def leave_when_api_is_gone(code: int, period: float = 2.0, misses: int = 2) -> None:
+    """End this process soon, with that exit status, if the Prefect API does not answer any more.
+
+    Prefect's client would hold a finished process for minutes, reconnecting once for each event that it still has; the
+    ledger has everything by now. Call it when all is done, in a process of our own.
+    """
+    api = get_current_settings().api.url
+    if api is None or not str(api).startswith("http"):
+        return
+
+    def watch() -> None:
+        missed = 0
+        while missed < misses:
+            time.sleep(period)
+            missed = 0 if _answers(str(api)) else missed + 1
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+    threading.Thread(target=watch, name="exit-guard", daemon=True).start()
+
+
+def _answers(api: str) -> bool:
+    try:
+        urllib.request.urlopen(f"{api}/health", timeout=5).close()  # noqa: S310 - http, checked by the caller
+    except urllib.error.HTTPError:
+        return True  # it refuses us, so it is there
+    except OSError:
+        return False
+    return True
