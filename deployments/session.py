@@ -119,7 +119,8 @@ def run_flow(call: Callable[[], Any], *, as_json: bool) -> int:
         return 2
     if state is not None and state.is_completed():
         return 0
-    say(f"error: {state.message if state is not None else 'the flow run has no state'}")
+    why = state.message if state is not None else "the flow run has no state"
+    say(f"pdf-flows: stopped: {why}; run the same command again to go on")
     return STOPPED
 
 

@@ -16,7 +16,7 @@ from prefect.exceptions import TerminationSignal
 from prefect.states import Completed, Failed
 
 from tasks.artifacts import RunProgress, name_flow_run, publish_run
-from tasks.corpus.failures import UsageError
+from tasks.corpus.failures import PdfFlowsError, UsageError
 from tasks.launch import LocalLauncher, WorkPoolLauncher
 from tasks.options import LauncherName, Options
 from tasks.passwords import read_passwords
@@ -33,11 +33,14 @@ BEAT_S3_SECONDS = 15.0
 
 
 @task(name="plan", task_run_name="plan", cache_policy=NO_CACHE, persist_result=False)
-def plan(options: Options, selection: Selection | None, note: Callable[[str], None]) -> Planned | Any:
-    """List, settle names, freeze the manifest. A usage error comes back as this task run's Failed state."""
+def plan(
+    options: Options, selection: Selection | None, note: Callable[[str], None], box: list[PdfFlowsError]
+) -> Planned | Any:
+    """List, settle names, freeze the manifest. A known error goes into `box` and becomes this task run's Failed state."""
     try:
         return plan_run(options, selection, note)
-    except UsageError as error:
+    except PdfFlowsError as error:
+        box.append(error)
         return Failed(message=str(error))
 
 
@@ -99,7 +102,10 @@ class Conversion:
         options, log = self._options, self._log
         begun = time.monotonic()
         read_passwords(options.password_file)
-        planned = plan(options, self._selection, log.info, return_state=True)
+        box: list[PdfFlowsError] = []
+        planned = plan(options, self._selection, log.info, box, return_state=True)
+        if box:
+            raise box[0]
         if not planned.is_completed():
             raise UsageError(planned.message or "the run could not be planned")
         done: Planned = planned.result()

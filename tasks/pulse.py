@@ -69,6 +69,7 @@ class Pulse:
         self._end = threading.Event()
         self._fenced = False
         self._parent_seen: tuple[int, float] | None = None
+        self._said: set[str] = set()
         self._thread = threading.Thread(target=self._run, name="pulse", daemon=True)
 
     def __enter__(self) -> Pulse:
@@ -211,4 +212,7 @@ class Pulse:
             step()
         except StoreError as error:
             # The next beat tries again; until then the life is in doubt and says so by not publishing.
-            _log.warning("%s: %s", self._prefix, error)
+            # Said once: a full disk would be said with every beat.
+            if str(error) not in self._said:
+                self._said.add(str(error))
+                _log.warning("%s: %s", self._prefix, error)

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from tasks.corpus import paths
 from tasks.corpus.audit import Reconciliation, reconcile
-from tasks.corpus.failures import NotFound, PdfFlowsError, StoreError
+from tasks.corpus.failures import Category, NotFound, PdfFlowsError, StoreError
 from tasks.corpus.ledger import read_ledger
 from tasks.corpus.lives import Heartbeat, Observer, fence, numbers, take_number, this_life
 from tasks.corpus.runs import RunSpec
@@ -24,10 +24,12 @@ from tasks.fleet.launcher import Handle, Launcher
 from tasks.fleet.supervisor import Act, Fleet, Phase, WorkerState, due, ended
 from tasks.plan import existing_outputs, load_manifest
 from tasks.pulse import tripped
-from tasks.report import Report, judge, write_report
+from tasks.report import Report, RunState, judge, write_report
 from tasks.scratch import scratch_folder
 
 TICK_SECONDS = 0.25
+REFUSED_SECONDS = 10.0
+"""How long the parent's heartbeat may be refused (disk full, read-only) before the run is stopped."""
 DRAIN_SECONDS = 45.0
 """How long drained workers may take before they are killed (their own grace is 20 s)."""
 
@@ -54,6 +56,7 @@ class ParentLease:
         self.prefix = paths.parent(run_id, self.epoch)
         self._seconds = seconds
         self._state = Heartbeat()
+        self._refusal: tuple[float, StoreError] | None = None
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, name="lease", daemon=True)
 
@@ -81,12 +84,24 @@ class ParentLease:
         while not self._end.wait(self._seconds):
             self._beat()
 
+    def refusal(self) -> str | None:
+        """Why nothing can be written down any more (a full disk, a read-only output), once that lasted a while."""
+        if self._refusal is None or time.monotonic() - self._refusal[0] < REFUSED_SECONDS:
+            return None
+        return f"{self._refusal[1].category}: {self._refusal[1]}"
+
     def _beat(self) -> None:
         self._state.counter += 1
         try:
             self._runs.put(f"{self.prefix}heartbeat.json", self._state.model_dump_json().encode())
         except StoreError as failure:
-            _log.warning("%s", failure)
+            if failure.category not in (Category.DISK_FULL, Category.FORBIDDEN):
+                _log.warning("%s", failure)
+            elif self._refusal is None:
+                self._refusal = (time.monotonic(), failure)
+                _log.warning("%s", failure)
+        else:
+            self._refusal = None
 
 
 class Supervision:
@@ -164,6 +179,8 @@ class Supervision:
                 self._log.warning(
                     "Worker %d died (exit status %d): relaunched in %.0f s", worker.worker, status, worker.due - now
                 )
+        if (refusal := self._lease.refusal()) is not None:
+            self.stop(refusal)
         if self._reason is not None and not self._fleet.stopping:
             self._fleet.stopping = True
             self._stop_by = now + DRAIN_SECONDS
@@ -311,5 +328,10 @@ def conclude(
         engine=spec.identity.engine,
         report=f"{runs.url.rstrip('/')}/{paths.report(spec.run_id)}",
     )
-    write_report(runs, report)
+    try:
+        write_report(runs, report)
+    except StoreError as failure:
+        # Without it the run counts as unfinished, and the next call goes on with it.
+        cause = stopped or f"{failure.category}: {failure}"
+        return report.model_copy(update={"state": RunState.STOPPED, "why": cause}), result
     return report, result

@@ -461,9 +461,11 @@ class Worker:
         self.summary.stopped = self._stopping
         try:
             patient(30.0)(ledger.flush)
-        except PdfFlowsError:
+        except PdfFlowsError as error:
             # Unwritten outcomes are found again: outputs by their intents, failures by another try.
-            self._log.exception("[Worker %d] The ledger's last records could not be written", self._settings.worker)
+            self._log.warning(
+                "[Worker %d] The ledger's last records could not be written: %s", self._settings.worker, error
+            )
         self._pulse.close(self._stopping or "complete")
         summary = self.summary
         processed = summary.converted + summary.skipped + summary.failed

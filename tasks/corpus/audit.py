@@ -58,9 +58,9 @@ class Account(BaseModel):
 
     @property
     def failure_rate(self) -> float:
-        """Failed and quarantined over the documents that this run tried (0 where none was)."""
-        tried = self.converted + self.failed + self.quarantined
-        return (self.failed + self.quarantined) / tried if tried else 0.0
+        """Failed and quarantined documents over all that have an outcome (0 where none has)."""
+        closed = self.documents - self.remaining
+        return (self.failed + self.quarantined) / closed if closed else 0.0
 
 
 class Failed(BaseModel):

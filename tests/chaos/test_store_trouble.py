@@ -194,7 +194,7 @@ def test_an_output_that_turns_read_only_stops_the_run(place: Place) -> None:
             assert command.wait() == 3, command.said
         finally:
             remount("rw")
-        one_line(command, "Read-only file system")
+        one_line(command, "FORBIDDEN", "Read-only file system")
         assert 3 <= len(list(place.output.glob("*.md"))) < DOCUMENTS
         assert place.left_over() == {}
         last = place.convert()

@@ -208,7 +208,7 @@ def test_judge(
     elif remaining:
         assert state is RunState.STOPPED
     elif failed + quarantined:
-        over = (failed + quarantined) / (converted + failed + quarantined) > limit
+        over = (failed + quarantined) / (converted + skipped + failed + quarantined) > limit
         assert state is (RunState.FAILED if over else RunState.COMPLETED_WITH_FAILURES)
 
 
