@@ -393,7 +393,9 @@ def test_up_makes_runs_triggerable_and_ends_with_all_it_started(home: Home, tmp_
     pdfs = {path.stem for path in (ROOT / "samples").glob("*.pdf")}
     assert pdfs and {path.stem for path in output.glob("*.md")} == pdfs
 
-    listed = subprocess.run(["ps", "-A", "-ww", "-o", "pid=,command="], capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(
+        ["ps", "-A", "-ww", "-o", "pid=,command="], capture_output=True, text=True, check=True
+    ).stdout
     guards = [int(line.split()[0]) for line in listed.splitlines() if f"keeper guard {up.pid} " in line]
     assert len(guards) == 2
     everything = [*guards, *home.pids()]

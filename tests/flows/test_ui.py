@@ -161,8 +161,10 @@ def test_the_summary_accounts_and_leads_to_the_failures(ui: Served, run: Finishe
     text = re.sub(r"\s+", " ", artifact.text())
     for told in ("documents 6", "converted 5", "failed 1", "remaining 0", "published twice 0", "pages 12", "DAMAGED 1"):
         assert told in text
-    ui.page.get_by_role("link", name="Each failed document and its cause").click()
-    expect(ui.page.get_by_role("cell", name="maps/torn.pdf")).to_be_visible()
+    with ui.page.expect_popup() as opened:
+        ui.page.get_by_role("link", name="Each failed document and its cause").click()
+    expect(opened.value.get_by_role("cell", name="maps/torn.pdf")).to_be_visible()
+    opened.value.close()
 
 
 def test_bad_input_is_a_run_that_was_refused_with_one_clear_line(ui: Served) -> None:

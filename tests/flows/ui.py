@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urljoin
 
 from playwright.sync_api import Locator, Page, expect, sync_playwright
 
@@ -34,6 +35,8 @@ LOOK_SECONDS = 60.0
 """How long a page may take to show what it is expected to, on a loaded machine."""
 START_SECONDS = 180.0
 RUN_SECONDS = 300.0
+SUBMITS = 4
+"""How often a form is submitted when the server is too busy to take it."""
 
 
 class NoBrowser(RuntimeError):
@@ -188,15 +191,21 @@ class RunForm:
         self.page.get_by_role("button", name="Submit", exact=True).click()
 
     def start(self) -> RunPage:
-        """Submit, and go to the run by its entry among the deployment's runs, where the form leads."""
-        name = self.page.locator(".flow-run-name-input input").input_value()
-        self.submit()
-        # "Next run" has it, too, until it begins: that link goes away under the pointer.
-        self.page.locator(".flow-run-filtered-list a.flow-run-bread-crumbs__flow-run-link").get_by_text(
-            name, exact=True
-        ).click()
-        self.page.wait_for_url("**/runs/flow-run/*")
-        return RunPage(self.page, self.page.url.split("?")[0])
+        """Submit, and go to the run that the server made of it."""
+        for _ in range(SUBMITS):
+            with self.page.expect_response(lambda answer: answer.url.endswith("/create_flow_run")) as answered:
+                self.submit()
+            if answered.value.status != 503:
+                break
+            # The server's SQLite was busy: Prefect's clients try again by themselves, its UI leaves that to people.
+            expect(self.page.get_by_text("Something went wrong trying to create a flow run").first).to_be_visible()
+        assert answered.value.status == 201, answered.value.text()
+        address = urljoin(self.page.url, f"/runs/flow-run/{answered.value.json()['id']}")
+        # Where the form leads; leaving before that would be undone.
+        self.page.wait_for_url("**/deployments/deployment/*tab=Runs*")
+        run = RunPage(self.page, address)
+        run.open()
+        return run
 
 
 @dataclass(frozen=True)

@@ -243,7 +243,8 @@ def test_outputs_of_another_engine_are_told(new_case: Cases) -> None:
     first = whole(case)
     planned = case.plan(engine=EngineName.LAYOUT)
     assert planned.notes == [
-        f"1 outputs are there already, the last run was by engine dummy ({first.run_id}): they are skipped; --overwrite converts them again"
+        f"1 outputs are there already, the last run was by engine dummy ({first.run_id}): "
+        "they are skipped; --overwrite converts them again"
     ]
 
 
@@ -403,7 +404,9 @@ def test_outputs_of_an_older_version_of_their_document_are_told_until_they_are_c
     def info(key: str, etag: str) -> ObjectInfo:
         return ObjectInfo(key, 10, etag)
 
-    def frozen(documents: list[ObjectInfo], outputs: set[str], earlier: list[Row], *, overwrite: bool = False) -> list[Row]:
+    def frozen(
+        documents: list[ObjectInfo], outputs: set[str], earlier: list[Row], *, overwrite: bool = False
+    ) -> list[Row]:
         return list(freeze(iter(documents), outputs, Previous(), overwrite=overwrite, earlier=iter(earlier)))
 
     outputs = {"a.md", "b.md", "d.md"}
