@@ -31,6 +31,7 @@ from tasks.corpus.audit import Reconciliation
 from tasks.corpus.failure_file import replay_command
 from tasks.corpus.failures import Failure
 from tasks.corpus.names import printable
+from tasks.markup import code, plain
 from tasks.report import Report
 
 SHOWN = 1000
@@ -151,9 +152,9 @@ def failure_rows(records: Sequence[HasFailure]) -> list[dict[str, Any]]:
     """Rows of a failures table. What a person reads first comes first: the UI cuts off the rest."""
     return [
         {
-            "document": printable(record.key),
+            "document": plain(printable(record.key)),
             "category": record.failure.category.value,
-            "message": record.failure.message,
+            "message": plain(record.failure.message),
             "phase": record.failure.phase.value,
             "attempts": record.failure.attempts,
             "retryable": "yes" if record.failure.retryable else "no",
@@ -179,14 +180,14 @@ def publish_run(report: Report, result: Reconciliation, runs_url: str, log: Log)
     if failures:
         rows = failure_rows(failures)
         for row, failed in zip(rows, (f for f in failures if f.failure is not None), strict=False):
-            row["replay"] = printable(replay_command(report.output, report.run_id, failed.key))
+            row["replay"] = code(printable(replay_command(report.output, report.run_id, failed.key)))
         where = f"{runs_url.rstrip('/')}/{paths.failures_prefix(report.run_id)}"
         first = f" The first {SHOWN:,} of them are here." if len(failures) > SHOWN else ""
         table = publish_table(
             "failures",
             rows,
             f"{len(failures):,} of {report.documents:,} documents failed.{first} All of them, with the commands that "
-            f"replay them: `{printable(where)}`",
+            f"replay them: {code(printable(where))}",
             log,
         )
     try:
@@ -211,8 +212,8 @@ def summary_markdown(report: Report, failures: UUID | None = None) -> str:
         ("published twice", report.duplicates),
         ("pages", report.pages),
     ]
-    lines = [f"# {report.state}", "", f"{report.why[0].upper()}{report.why[1:]}." if report.why else "", ""]
-    lines += [f"`{printable(report.input)}` to `{printable(report.output)}`, engine {report.engine}", ""]
+    lines = [f"# {report.state}", "", plain(f"{report.why[0].upper()}{report.why[1:]}.") if report.why else "", ""]
+    lines += [f"{code(printable(report.input))} to {code(printable(report.output))}, engine {report.engine}", ""]
     lines += [f"| documents | {report.documents:,} |", "| --- | ---: |"]
     lines += [f"| {name} | {value:,} |" for name, value in accounting]
     lines += [f"| seconds | {report.seconds:,.1f} |", f"| pages per second | {report.pages_per_second:,.2f} |"]
@@ -221,10 +222,10 @@ def summary_markdown(report: Report, failures: UUID | None = None) -> str:
         lines += [f"| {category} | {count:,} |" for category, count in report.categories.items()]
         command = f"pdf-flows retry {shlex.quote(report.output)} {report.run_id}"
         lines += ["", f"{_link('Each failed document and its cause', failures)}. To convert them again, run the "]
-        lines += [f"deployment `retry-failures` with this output and run id, or `{printable(command)}`."]
+        lines += [f"deployment `retry-failures` with this output and run id, or {code(printable(command))}."]
     if report.remaining:
         lines += ["", "To convert what remains, run the same again."]
-    lines += ["", f"Report: `{printable(report.report)}`"]
+    lines += ["", f"Report: {code(printable(report.report))}"]
     return "\n".join(lines)
 
 

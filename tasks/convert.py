@@ -22,6 +22,7 @@ from tasks.corpus.failures import PdfFlowsError
 from tasks.corpus.ledger import Outcome, Record
 from tasks.corpus.manifest import Row
 from tasks.corpus.names import printable
+from tasks.quiet import expect_failed_state
 from tasks.worker import Log, Summary, Worker, WorkerSettings
 
 
@@ -151,6 +152,7 @@ def _drained_by_sigterm(worker: Worker) -> Iterator[None]:
 
 def end_state(life: Callable[[], Summary]) -> Any:
     """Live, and say how it ended as the flow run's state: errors that the project knows are messages, not tracebacks."""
+    expect_failed_state()
     code = 1
     try:
         summary = life()

@@ -14,6 +14,7 @@ from tasks.conversion import Conversion, final_state
 from tasks.corpus.failures import StoreError, UsageError
 from tasks.options import LauncherName, Options, options_of
 from tasks.plan import Selection
+from tasks.quiet import expect_failed_state
 from tasks.report import Report
 from tasks.selection import select
 from tasks.supervise import Log, Progress
@@ -37,6 +38,7 @@ HOOKS: ContextVar[Hooks | None] = ContextVar("HOOKS", default=None)
 def convert(parameters: dict[str, Any], log: Log, child: Flow[..., Any], *, dry_run: bool = False) -> Any:
     """The body of convert-corpus: returns the flow run's final state."""
     hooks = HOOKS.get() or Hooks()
+    expect_failed_state()
     try:
         options = options_of(**parameters)
         if dry_run:
@@ -68,6 +70,7 @@ def retry(
 ) -> Any:
     """The body of retry-failures: a new run over what the named one recorded as failed."""
     hooks = HOOKS.get() or Hooks()
+    expect_failed_state()
     try:
         options, selection = select(
             output,

@@ -126,7 +126,12 @@ class Supervision:
         self._clock = clock
         self._fleet = Fleet([WorkerState(k) for k in range(workers)])
         self._handles: dict[int, Handle] = {}
-        self._beats: dict[int, Heartbeat] = {}
+        self._beats: dict[int, tuple[int, Heartbeat]] = {}
+        self._lives: dict[int, int] = {}
+        for worker in range(workers):
+            self._lives[worker] = max(numbers(runs, paths.worker(spec.run_id, worker)), default=-1)
+        self._former = dict(self._lives)
+        """The newest lives of an earlier start: what they said last (a breaker that tripped) is no news of this one."""
         self._observer = Observer(runs, clock)
         self._reason: str | None = None
         self._stop_by: float | None = None
@@ -200,11 +205,12 @@ class Supervision:
         """Read all heartbeats: progress, and the breaker over all workers together."""
         for worker in self._fleet.workers:
             self._look_at(worker)
-        beats = self._beats.values()
+        newest = {k: beat for k, (_, beat) in self._beats.items()}
+        beats = newest.values()
         self._on_progress(
             Progress(
-                assigned={k: beat.assigned for k, beat in self._beats.items()},
-                processed={k: beat.processed for k, beat in self._beats.items()},
+                assigned={k: beat.assigned for k, beat in newest.items()},
+                processed={k: beat.processed for k, beat in newest.items()},
                 failed=sum(beat.failed for beat in beats),
                 pages=sum(beat.pages for beat in beats),
             )
@@ -222,18 +228,25 @@ class Supervision:
 
     def _look_at(self, worker: WorkerState) -> None:
         try:
-            attempts = numbers(self._runs, paths.worker(self._spec.run_id, worker.worker))
-            if not attempts:
+            attempt = self._newest_life(worker.worker)
+            if attempt is None:
                 return
-            beat = self._observer.heartbeat(paths.life(self._spec.run_id, worker.worker, attempts[-1]))
+            beat = self._observer.heartbeat(paths.life(self._spec.run_id, worker.worker, attempt))
         except StoreError as failure:
             _log.warning("%s", failure)
             return
         if beat is not None:
-            before = self._beats.get(worker.worker)
-            if before is None or beat.counter != before.counter or beat.outcomes != before.outcomes:
-                worker.outcomes += max(0, beat.outcomes - (before.outcomes if before is not None else 0))
-            self._beats[worker.worker] = beat
+            life, before = self._beats.get(worker.worker, (attempt, Heartbeat()))
+            worker.outcomes += max(0, beat.outcomes - (before.outcomes if life == attempt else 0))
+            self._beats[worker.worker] = (attempt, beat)
+
+    def _newest_life(self, worker: int) -> int | None:
+        """The newest life's number; one request a look, not a listing of all that the worker ever wrote."""
+        known = self._lives[worker]
+        while self._runs.head(paths.life(self._spec.run_id, worker, known + 1) + "start.json") is not None:
+            known += 1
+        self._lives[worker] = known
+        return known if known > self._former[worker] else None
 
     def _fence(self, worker: int, why: str) -> None:
         try:

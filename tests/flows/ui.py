@@ -131,6 +131,10 @@ class Field:
         """Type the value."""
         self.control.fill(value)
 
+    def switch(self) -> None:
+        """Flip a switch."""
+        self.box.locator(".p-toggle").first.click()
+
     @property
     def chosen(self) -> str:
         """What a select shows as chosen."""

@@ -1,0 +1,137 @@
+"""What a run shows in the Prefect UI, as text."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prefect.exceptions import FailedRun
+from prefect.settings import PREFECT_UI_URL, temporary_settings
+
+from tasks.artifacts import RunProgress, failure_rows, summary_markdown
+from tasks.corpus.failures import Category, Failure, Phase
+from tasks.markup import code, plain
+from tasks.quiet import expect_failed_state
+from tasks.report import Report, RunState
+
+
+@pytest.mark.parametrize(
+    "name", ["paper_0123.pdf", "a b.pdf", "x/y-z (1).pdf", "50% of #4.pdf", "no %PDF- in the first 1024 bytes", "1.pdf"]
+)
+def test_names_that_markdown_leaves_alone_stay_as_they_are(name: str) -> None:
+    assert plain(name) == name
+
+
+@pytest.mark.parametrize(
+    "name", ["*a*.pdf", "<b>.pdf", "_x_.pdf", "[a](b).pdf", "# 1.pdf", "1. One.pdf", "- x.pdf", "a~~b~~.pdf", "a&amp;b"]
+)
+def test_names_that_mean_something_in_markdown_become_code(name: str) -> None:
+    assert plain(name) == f"`{name}`"
+
+
+@given(st.text(alphabet="a` ", min_size=1))
+def test_code_holds_any_backticks(text: str) -> None:
+    shown = code(text)
+    fence = shown[: len(shown) - len(shown.lstrip("`"))]
+    inside = shown[len(fence) : -len(fence)]
+    assert shown.endswith(fence)
+    assert fence not in inside
+    assert inside.strip(" ") == text.strip(" ")
+
+
+def report(**changes: object) -> Report:
+    values = dict(
+        run_id="20260101-000000-ab12",
+        state=RunState.COMPLETED,
+        input="in",
+        output="out put",
+        documents=1200,
+        converted=1200,
+        skipped=0,
+        partial=0,
+        failed=0,
+        quarantined=0,
+        remaining=0,
+        duplicates=0,
+        pages=7,
+        seconds=1.0,
+        pages_per_second=7.0,
+        engine="layout",
+        report="out put/_runs/r/report.json",
+    )
+    return Report.model_validate(values | changes)
+
+
+def test_the_summary_of_a_good_run_asks_for_nothing() -> None:
+    text = summary_markdown(report())
+    assert "# Completed" in text
+    assert "| documents | 1,200 |" in text
+    assert "retry" not in text
+    assert "again" not in text
+
+
+def test_the_summary_says_what_to_do_about_failures() -> None:
+    failed = report(
+        state=RunState.COMPLETED_WITH_FAILURES, why="2 of 3 documents failed", failed=2, categories={"DAMAGED": 2}
+    )
+    artifact = UUID(int=1)
+    with temporary_settings({PREFECT_UI_URL: "http://host:1/"}):
+        text = summary_markdown(failed, artifact)
+    assert "2 of 3 documents failed." in text
+    assert "| DAMAGED | 2 |" in text
+    assert "`pdf-flows retry 'out put' 20260101-000000-ab12`" in text
+    assert f"](http://host:1/artifacts/artifact/{artifact})" in text
+
+
+def test_the_summary_of_a_stopped_run_says_how_to_go_on() -> None:
+    assert "run the same again" in summary_markdown(report(state=RunState.STOPPED, why="interrupted", remaining=3))
+
+
+@dataclass
+class Failed:
+    key: str
+    failure: Failure | None
+
+
+def test_the_table_begins_with_what_a_person_reads_first() -> None:
+    failure = Failure(category=Category.DAMAGED, phase=Phase.OPEN, message="no <xref>", retryable=False)
+    (row,) = failure_rows([Failed("*.pdf", failure)])
+    assert list(row.items())[:3] == [("document", "`*.pdf`"), ("category", "DAMAGED"), ("message", "`no <xref>`")]
+
+
+@dataclass
+class Numbers:
+    processed: dict[int, int]
+    failed: int = 0
+    pages: int = 0
+    assigned: dict[int, int] = field(default_factory=dict)
+
+
+def test_progress_does_not_fall_when_a_worker_begins_a_new_life() -> None:
+    progress = RunProgress(100, logging.getLogger("test"))
+    seen = []
+    for numbers in ({0: 10}, {0: 20, 1: 5}, {0: 0, 1: 6}, {0: 7, 1: 8}, {0: 90, 1: 60}):
+        progress.show(Numbers(numbers))
+        seen.append(progress.done)
+    assert seen == [10, 25, 26, 35, 100]
+
+
+def test_a_failed_state_is_no_traceback_but_an_exception_is(caplog: pytest.LogCaptureFixture) -> None:
+    expect_failed_state()
+    expect_failed_state()
+    logger = logging.getLogger("prefect.flow_runs")
+    logger.addHandler(caplog.handler)
+    try:
+        for error in (FailedRun("input folder does not exist"), KeyError("ours")):
+            try:
+                raise error
+            except (FailedRun, KeyError):
+                logger.exception("Engine execution exited with unexpected exception")
+    finally:
+        logger.removeHandler(caplog.handler)
+    shown = [type(record.exc_info[1]) for record in caplog.records if record.exc_info]
+    assert set(shown) == {KeyError}
