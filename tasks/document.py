@@ -18,9 +18,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 from urllib.parse import quote
 
-from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception,
+    stop_after_attempt,
+    wait_exponential_jitter,
+)
 
 from tasks.corpus import names
 from tasks.corpus.audit import settled
@@ -33,6 +40,9 @@ from tasks.corpus.store import Store
 from tasks.engines.markdown import Origin, assemble
 from tasks.engines.protocol import Asset, EngineResult, Limits, Page, Rendering
 from tasks.engines.sandbox import Aborted, Sandbox
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 DEATHS_TO_QUARANTINE = 2
 """A document whose sandbox child died so often is quarantined (DESIGN section 4, promise 6)."""
@@ -188,6 +198,7 @@ class DocumentConverter:
         scratch: Path,
         check_life: Callable[[Claim], None],
         on_page: Callable[[Row, int, int], None],
+        patient: Callable[[], Retrying],
     ) -> None:
         self._life = life
         self._source = source
@@ -205,6 +216,7 @@ class DocumentConverter:
         self._scratch = scratch
         self._publishing = Publishing(output, ledger, life, check_life, claims.mine)
         self._on_page = on_page
+        self._patient = patient
         self._draining = threading.Event()
 
     def drain(self) -> None:
@@ -219,7 +231,7 @@ class DocumentConverter:
         begun = time.monotonic()
         try:
             with _store_phase(Phase.FETCH):
-                former, record = self._settled_before(row, claim)
+                former, record = self._patiently(self._settled_before, row, claim)
         except ConversionError:
             return False, None  # `convert` meets the same trouble, and records it
         if record is not None:
@@ -238,7 +250,7 @@ class DocumentConverter:
             former, record = None, None
             if not looked_up:
                 with _store_phase(Phase.FETCH):
-                    former, record = self._settled_before(row, claim)
+                    former, record = self._patiently(self._settled_before, row, claim)
             if former is not None:
                 return former
             if record is None:
@@ -343,6 +355,14 @@ class DocumentConverter:
         )
         return retrying(self._once, row, claim, state)
 
+    def _patiently(self, step: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """The step's result; a store that fails is waited for as claims do, rather than the engine's work done again."""
+        patient = self._patient()
+        return patient.copy(
+            sleep=lambda seconds: self._wait(seconds),
+            stop=lambda attempt: self._draining.is_set() or patient.stop(attempt),
+        )(step, *args, **kwargs)
+
     def _wait(self, seconds: float) -> None:
         self._draining.wait(seconds)
 
@@ -354,7 +374,7 @@ class DocumentConverter:
         try:
             begun = time.monotonic()
             with _store_phase(Phase.FETCH):
-                self._fetch(row, pdf)
+                self._patiently(self._fetch, row, pdf)
             state.seconds["fetch"] = time.monotonic() - begun
             with pdf.open("rb") as file:
                 state.source_sha256 = hashlib.file_digest(file, "sha256").hexdigest()
@@ -423,7 +443,7 @@ class DocumentConverter:
         facts = {"sha256": digest, "pages": len(pages), "gaps": gaps, "source_sha256": state.source_sha256}
         intent = self._record(row, claim, Outcome.INTENT, **facts)
         with _store_phase(Phase.PUBLISH):
-            own = self._publishing.publish(row, claim, data, assets, intent, state)
+            own = self._patiently(self._publishing.publish, row, claim, data, assets, intent, state)
         if not own:
             return self._record(row, claim, Outcome.SKIPPED)
         return self._record(row, claim, Outcome.CONVERTED, bytes=len(data), warnings=result.warnings[:20], **facts)

@@ -227,6 +227,7 @@ class Worker:
                     scratch=scratch,
                     check_life=self._check_life,
                     on_page=lambda row, page, pages: pulse.page(page),
+                    patient=patient,
                 )
                 self._begun = time.monotonic()
                 self._said = 0

@@ -60,7 +60,7 @@ def run(ui: Served) -> Finished:
     form.field("output").fill("~/markdown")
     form.field("engine").choose("dummy")
     form.field("max_failure_rate").fill("0.5")
-    form.field("steal").switch()  # so that each worker has its share, however fast the other is
+    form.field("steal").switch_off()  # so that each worker has its share, however fast the other is
     page = form.start()
     state = page.wait("Completed", "Completed with failures", "Failed", "Stopped", "Refused", "Crashed")
     page.open()

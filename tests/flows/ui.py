@@ -131,9 +131,12 @@ class Field:
         """Type the value."""
         self.control.fill(value)
 
-    def switch(self) -> None:
-        """Flip a switch."""
-        self.box.locator(".p-toggle").first.click()
+    def switch_off(self) -> None:
+        """Flip a switch that is on."""
+        switch = self.box.get_by_role("switch")
+        expect(switch).to_be_checked()
+        switch.click()
+        expect(switch).not_to_be_checked()
 
     @property
     def chosen(self) -> str:
