@@ -37,7 +37,7 @@ compile := .tools/uv/bin/uv pip compile --quiet --universal --generate-hashes --
 marked = $(pytest) -m $(1) --collect-only >/dev/null 2>&1 || [ $$? -ne 5 ] || { echo "No test is marked $(1)."; exit 0; }; \
 	$(with_args) $(pytest) -m $(1)
 
-.PHONY: help convert setup test test-slow test-ui soak check lock clean
+.PHONY: help convert setup test test-slow test-ui screenshots soak check lock clean
 
 help:
 	@echo 'make convert [INPUT=samples] [OUTPUT=markdown] [ARGS="--workers 4"]'
@@ -46,6 +46,7 @@ help:
 	@echo 'make test         the default tests; ARGS: options of pytest (so for the next three)'
 	@echo 'make test-slow    the tests that take longer'
 	@echo 'make test-ui      the tests that drive the Prefect UI in Chromium'
+	@echo 'make screenshots  the pictures of docs/ui.md, made anew'
 	@echo 'make soak         the tests that take too long for CI (docs/soak.md)'
 	@echo 'make check        linter, formatting, types, import contracts'
 	@echo 'make lock         requirements/*.in -> requirements/*.txt; ARGS=--upgrade takes newer versions'
@@ -65,6 +66,9 @@ test-slow:
 
 test-ui:
 	@$(install) dev && { $(call marked,ui); }
+
+screenshots:
+	@$(install) dev && .venv/bin/python tests/flows/screenshots.py docs/images
 
 soak:
 	@$(install) dev && { $(call marked,soak) --timeout 0; }

@@ -186,8 +186,7 @@ def publish_run(report: Report, result: Reconciliation, runs_url: str, log: Log)
         table = publish_table(
             "failures",
             rows,
-            f"{len(failures):,} of {report.documents:,} documents failed.{first} All of them, with the commands that "
-            f"replay them: {code(printable(where))}",
+            f"{len(failures):,} of {report.documents:,} documents failed.{first} Also kept in {code(printable(where))}",
             log,
         )
     try:

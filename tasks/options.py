@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from tasks.corpus.failures import UsageError
 from tasks.corpus.paths import check_run_id
@@ -44,6 +45,14 @@ class Options(BaseModel):
     steal: bool = True
     launcher: LauncherName = LauncherName.LOCAL
     task_run_limit: int = Field(10_000, ge=0)
+
+    @field_validator("input", "output", "runs")
+    @classmethod
+    def _one_spelling(cls, url: str | None) -> str | None:
+        """Folders become absolute: however a folder is written, it is the same run."""
+        if url is None or "://" in url:
+            return url
+        return str(Path(url).expanduser().absolute())
 
     @property
     def runs_url(self) -> str:

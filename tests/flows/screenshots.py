@@ -1,0 +1,87 @@
+"""Makes the pictures of docs/ui.md anew: the sample PDFs and two broken files, converted by a run triggered in the UI.
+
+Run by `make screenshots`; the one argument is the folder for the pictures.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import pymupdf
+from playwright.sync_api import Page
+from ui import NoBrowser, RunForm, RunPage, chromium, served
+
+SAMPLES = Path(__file__).resolve().parents[2] / "samples"
+ENDS = ("Completed with failures", "Completed", "Failed", "Stopped", "Refused", "Crashed")
+READY_SECONDS = 20.0
+"""Until the work queues have been asked for work, and are not shown as broken any more."""
+
+
+def library(folder: Path) -> None:
+    """The documents in the pictures."""
+    folder.mkdir()
+    for sample in SAMPLES.glob("*.pdf"):
+        shutil.copy(sample, folder)
+    whole = SAMPLES / "lighthouses.pdf"
+    (folder / "torn-chart.pdf").write_bytes(whole.read_bytes()[:300])
+    (folder / "web-page.pdf").write_text("<!DOCTYPE html><html><title>Not found</title></html>\n")
+    with pymupdf.open(whole) as pdf:
+        pdf.save(folder / "sealed-orders.pdf", encryption=pymupdf.PDF_ENCRYPT_AES_256, user_pw="fog", owner_pw="horn")
+
+
+def take(page: Page, path: Path) -> None:
+    """A picture of what is in the window, once all has come to rest."""
+    page.mouse.move(1399, 899)
+    page.wait_for_timeout(2500)
+    page.screenshot(path=path)
+
+
+def trigger(page: Page, address: str, pictures: Path) -> RunPage:
+    """Fill in the form, and start the run."""
+    page.goto(address)
+    page.wait_for_timeout(READY_SECONDS * 1000)
+    form = RunForm.open(page, address, "convert-corpus")
+    form.field("input").fill("~/library")
+    form.field("output").fill("~/markdown")
+    form.field("max_failure_rate").fill("0.5")
+    page.evaluate("document.activeElement.blur(); window.scrollTo(0, 0)")
+    page.mouse.move(800, 500)
+    page.mouse.wheel(0, -5000)
+    take(page, pictures / "form.png")
+    return form.start()
+
+
+def main(pictures: Path) -> None:
+    """Take them all."""
+    pictures.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as name:
+        home = Path(name)
+        library(home / "library")
+        with served(home) as address, chromium(home / "profile") as page:
+            run = trigger(page, address, pictures)
+            state = run.wait(*ENDS)
+            if state != ENDS[0]:
+                sys.exit(f"the run ended as {state}, not as {ENDS[0]}")
+            child = next(name for name in sorted(run.children()) if name.endswith("worker-0"))
+            page.get_by_role("button", name="Recenter graph").click()
+            take(page, pictures / "run.png")
+            run.artifact("summary")
+            take(page, pictures / "summary.png")
+            run.artifact("failures")
+            take(page, pictures / "failures.png")
+            worker = run.child(child)
+            worker.logs()
+            page.get_by_text("[Worker 0] Completed").scroll_into_view_if_needed()
+            page.mouse.move(800, 500)
+            page.mouse.wheel(0, 5000)
+            take(page, pictures / "logs.png")
+
+
+if __name__ == "__main__":
+    try:
+        main(Path(sys.argv[1]))
+    except NoBrowser as error:
+        sys.exit(str(error))
