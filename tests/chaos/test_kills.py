@@ -184,6 +184,8 @@ def test_workers_of_a_killed_parent_end_by_themselves(place: Place) -> None:
     make_documents(place.input, 40, f"seconds=0.4 assets={ASSETS}")
     command = place.convert()
     converted(place, 2, command)
+    beats = "*/workers/*/*/heartbeat.json"
+    wait_for("both workers at work", lambda: len(list(place.runs.glob(beats))) == 2)
     workers = command.workers()
     assert kill(command.pid)
     killed = time.monotonic()
@@ -191,8 +193,8 @@ def test_workers_of_a_killed_parent_end_by_themselves(place: Place) -> None:
     assert place.left_over(40) == {}
     assert time.monotonic() - killed < 35
     assert not any(alive(pid) for pid in workers)
-    claims = list(place.runs.glob("*/workers/*/*/heartbeat.json"))
-    assert [json.loads(path.read_bytes())["ended"] for path in claims] == ["the parent is gone"] * 2
+    ended = [json.loads(path.read_bytes())["ended"] for path in place.runs.glob(beats)]
+    assert ended == ["the parent is gone"] * 2
     goes_on(place)
 
 
