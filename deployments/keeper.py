@@ -260,7 +260,7 @@ def serve(keeper: int) -> None:
 
     listener = socket.socket(fileno=os.dup(0))
     config = uvicorn.Config(
-        "prefect.server.api.server:create_app",
+        "deployments.busy:create_app",
         factory=True,
         lifespan="on",
         log_level="warning",

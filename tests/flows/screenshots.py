@@ -5,12 +5,18 @@ Run by `make screenshots`; the one argument is the folder for the pictures.
 
 from __future__ import annotations
 
+import logging
+import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import boto3
 import pymupdf
+from moto.server import ThreadedMotoServer
 from playwright.sync_api import Page
 from ui import NoBrowser, RunForm, RunPage, chromium, served
 
@@ -32,6 +38,34 @@ def library(folder: Path) -> None:
         pdf.save(folder / "sealed-orders.pdf", encryption=pymupdf.PDF_ENCRYPT_AES_256, user_pw="fog", owner_pw="horn")
 
 
+@contextmanager
+def bucket(name: str, folder: Path) -> Iterator[None]:
+    """An S3 server for all processes to come, with the folder's files below `s3://name/pdfs/`.
+
+    So that the pictures show addresses, not the folders of the machine that they were made on.
+    """
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    os.environ |= {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing-secret",
+        "AWS_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "NO_PROXY": host,
+    }
+    try:
+        client = boto3.session.Session().client("s3", region_name="us-east-1")
+        client.create_bucket(Bucket=name)
+        for file in folder.iterdir():
+            client.upload_file(str(file), name, f"pdfs/{file.name}")
+        yield
+    finally:
+        server.stop()
+
+
 def take(page: Page, path: Path) -> None:
     """A picture of what is in the window, once all has come to rest."""
     page.mouse.move(1399, 899)
@@ -44,8 +78,8 @@ def trigger(page: Page, address: str, pictures: Path) -> RunPage:
     page.goto(address)
     page.wait_for_timeout(READY_SECONDS * 1000)
     form = RunForm.open(page, address, "convert-corpus")
-    form.field("input").fill("~/library")
-    form.field("output").fill("~/markdown")
+    form.field("input").fill("s3://harbour-library/pdfs")
+    form.field("output").fill("s3://harbour-library/markdown")
     form.field("max_failure_rate").fill("0.5")
     page.evaluate("document.activeElement.blur(); window.scrollTo(0, 0)")
     page.mouse.move(800, 500)
@@ -60,7 +94,7 @@ def main(pictures: Path) -> None:
     with tempfile.TemporaryDirectory() as name:
         home = Path(name)
         library(home / "library")
-        with served(home) as address, chromium(home / "profile") as page:
+        with bucket("harbour-library", home / "library"), served(home) as address, chromium(home / "profile") as page:
             run = trigger(page, address, pictures)
             state = run.wait(*ENDS)
             if state != ENDS[0]:
