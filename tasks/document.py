@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import queue
 import re
 import shutil
 import tempfile
@@ -39,58 +38,15 @@ from tasks.corpus.paths import life as life_prefix
 from tasks.corpus.store import Store
 from tasks.engines.markdown import Origin, assemble
 from tasks.engines.protocol import Asset, EngineResult, Limits, Page, Rendering
-from tasks.engines.sandbox import Aborted, Sandbox
+from tasks.engines.sandbox import Aborted
+from tasks.pool import SandboxPool
+from tasks.publish import Publishing, stamp_of
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 DEATHS_TO_QUARANTINE = 2
 """A document whose sandbox child died so often is quarantined (DESIGN section 4, promise 6)."""
-
-
-class SandboxPool:
-    """The worker's engine slots: each a sandbox, used by one document at a time."""
-
-    def __init__(self, make: Callable[[Path], Sandbox], slots: int, scratch: Path) -> None:
-        self._all: list[Sandbox] = []
-        self._free: queue.SimpleQueue[tuple[Sandbox, Path]] = queue.SimpleQueue()
-        for slot in range(slots):
-            folder = scratch / f"slot-{slot}"
-            folder.mkdir()
-            sandbox = make(folder)
-            self._all.append(sandbox)
-            self._free.put((sandbox, folder))
-
-    def start(self) -> None:
-        """Spawn and warm all children without waiting."""
-        for sandbox in self._all:
-            sandbox.start()
-
-    def ready(self, timeout: float) -> dict[str, str]:
-        """Wait for the children; the engine's versions. Raises ConversionError(ENGINE) where the engine can't load."""
-        versions: dict[str, str] = {}
-        for sandbox in self._all:
-            versions = sandbox.ready(timeout)
-        return versions
-
-    @contextmanager
-    def slot(self) -> Iterator[tuple[Sandbox, Path]]:
-        """A free sandbox, and the one folder that it can read and write; waits for one."""
-        free = self._free.get()
-        try:
-            yield free
-        finally:
-            self._free.put(free)
-
-    def kill(self) -> None:
-        """Abort what the children are doing."""
-        for sandbox in self._all:
-            sandbox.kill()
-
-    def close(self) -> None:
-        """End the children."""
-        for sandbox in self._all:
-            sandbox.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,70 +66,8 @@ class _Try:
 
     seconds: dict[str, float] = field(default_factory=dict)
     source_sha256: str | None = None
-    unsure: bool = False
-    """A publishing PUT failed and may have arrived."""
     deaths: int = 0
     tries: int = 0
-
-
-class Publishing:
-    """Publishes Markdown with its assets so that readers see all or nothing, once.
-
-    Args:
-        check_life: called right before the Markdown is put; raises Fenced where this life may not publish any more.
-        still_mine: whether a claim is still this life's and the newest.
-    """
-
-    def __init__(
-        self,
-        output: Store,
-        ledger: LedgerWriter,
-        life: Life,
-        check_life: Callable[[Claim], None],
-        still_mine: Callable[[Claim], bool],
-    ) -> None:
-        self._output = output
-        self._ledger = ledger
-        self._life = life
-        self._check_life = check_life
-        self._still_mine = still_mine
-
-    def publish(
-        self, row: Row, claim: Claim, data: bytes, assets: list[tuple[str, bytes]], intent: Record, state: _Try
-    ) -> bool:
-        """Assets, intent, then the Markdown. True if the output is this life's, False if another's was there first."""
-        for key, content in assets:
-            self._output.create(key, content)
-        self._ledger.flush(self._ledger.add(intent))
-        self._check_life(claim)
-        stamp = stamp_of(self._life.run_id, intent)
-        try:
-            created = self._output.create(row.name, data, stamp)
-        except StoreError:
-            state.unsure = True
-            raise
-        if created:
-            return True
-        found = dict(self._output.metadata(row.name))
-        if found:
-            return found == stamp
-        # Folders keep no metadata: the content tells, where a try of this life may have arrived unheard. A successor's
-        # content is the same, so only a claim that nobody took over proves anything; else the intents settle it later.
-        return (
-            state.unsure
-            and hashlib.sha256(self._output.read(row.name)).hexdigest() == intent.sha256
-            and self._still_mine(claim)
-        )
-
-
-def stamp_of(run_id: str, intent: Record) -> dict[str, str]:
-    """The metadata of the Markdown that an intent announces: says whose it is, where the store keeps metadata."""
-    return {
-        "run": run_id,
-        "worker": str(intent.worker),
-        "attempt": str(intent.attempt),
-        "sha256": intent.sha256 or "",
-    }
 
 
 class DocumentConverter:
@@ -214,7 +108,7 @@ class DocumentConverter:
         self._retry_failed = retry_failed
         self._versions = versions
         self._scratch = scratch
-        self._publishing = Publishing(output, ledger, life, check_life, claims.mine)
+        self._publishing = Publishing(output, ledger, life.run_id, check_life, claims.mine)
         self._on_page = on_page
         self._patient = patient
         self._draining = threading.Event()
@@ -223,23 +117,25 @@ class DocumentConverter:
         """Stop waiting between tries: documents in hand end as released."""
         self._draining.set()
 
-    def settle(self, row: Row, claim: Claim) -> tuple[bool, Record | None]:
-        """Whether the document could be looked up, and its record if no work is due: done before, or not this run's.
+    def settle(self, row: Row, claim: Claim) -> Record | None:
+        """The record of a document that needs no work: a former holder's own, or a new one for an output that exists.
 
-        Called before a task run is made of the document: a skip is none.
+        Called before a task run is made of the document: a skip is none. A store that fails longer than the patience lasts
+        settles nothing; `convert` meets the same trouble, and records it.
         """
-        begun = time.monotonic()
         try:
-            with _store_phase(Phase.FETCH):
-                former, record = self._patiently(self._settled_before, row, claim)
-        except ConversionError:
-            return False, None  # `convert` meets the same trouble, and records it
-        if record is not None:
-            record = record.model_copy(update={"seconds": {"total": round(time.monotonic() - begun, 4)}})
-            self._ledger.add(record)
-        return True, former or record
+            former = self._patiently(self._former, claim)
+            for record in former:
+                if settled(record, self._life.epoch, self._retry_failed):
+                    return record
+            found = self._patiently(self._existing, row, claim, former)
+        except StoreError:
+            return None
+        if found is not None:
+            self._ledger.add(found)
+        return found
 
-    def convert(self, row: Row, claim: Claim, *, looked_up: bool = False) -> Record:
+    def convert(self, row: Row, claim: Claim) -> Record:
         """The document's record: an outcome, or RELEASED if the drain came first.
 
         Raises Fenced, and StoreError where a claim can't even be given back; every other error becomes the record.
@@ -247,14 +143,8 @@ class DocumentConverter:
         begun = time.monotonic()
         state = _Try()
         try:
-            former, record = None, None
-            if not looked_up:
-                with _store_phase(Phase.FETCH):
-                    former, record = self._patiently(self._settled_before, row, claim)
-            if former is not None:
-                return former
-            if record is None:
-                record = self._with_retries(row, claim, state)
+            drained = self._draining.is_set()
+            record = self._record(row, claim, Outcome.RELEASED) if drained else self._with_retries(row, claim, state)
         except Aborted:
             record = self._record(row, claim, Outcome.RELEASED)
         except ConversionError as error:
@@ -286,22 +176,20 @@ class DocumentConverter:
 
     # -- before any work ------------------------------------------------------------------------------------------
 
-    def _settled_before(self, row: Row, claim: Claim) -> tuple[Record | None, Record | None]:
-        """What was done before: the record of a former holder that settles it, or a new one for an output that exists."""
-        former: list[Record] = []
-        if claim.n > 0:
-            holders = dict.fromkeys(self._holders(claim))
-            prefixes = [life_prefix(self._life.run_id, holder.worker, holder.attempt) for holder in holders]
-            former = [record for record in read_ledger(self._runs, prefixes, parallel=4) if record.index == row.index]
-            for record in former:
-                if settled(record, self._life.epoch, self._retry_failed):
-                    return record, None
+    def _former(self, claim: Claim) -> list[Record]:
+        """What the former holders of the claim recorded of its document."""
+        holders = dict.fromkeys(self._holders(claim))
+        prefixes = [life_prefix(self._life.run_id, holder.worker, holder.attempt) for holder in holders]
+        return [record for record in read_ledger(self._runs, prefixes, parallel=4) if record.index == claim.index]
+
+    def _existing(self, row: Row, claim: Claim, former: list[Record]) -> Record | None:
+        """The record of an output that is there: recovered if a former holder announced it, else somebody else's."""
         if self._output.head(row.name) is None:
-            return None, None
+            return None
         intent = self._fulfilled(row, [record for record in former if record.outcome is Outcome.INTENT])
         if intent is None:
-            return None, self._record(row, claim, Outcome.SKIPPED)
-        return None, self._record(
+            return self._record(row, claim, Outcome.SKIPPED)
+        return self._record(
             row,
             claim,
             Outcome.RECOVERED,
@@ -443,7 +331,7 @@ class DocumentConverter:
         facts = {"sha256": digest, "pages": len(pages), "gaps": gaps, "source_sha256": state.source_sha256}
         intent = self._record(row, claim, Outcome.INTENT, **facts)
         with _store_phase(Phase.PUBLISH):
-            own = self._patiently(self._publishing.publish, row, claim, data, assets, intent, state)
+            own = self._patiently(self._publishing.publish, claim, data, assets, intent)
         if not own:
             return self._record(row, claim, Outcome.SKIPPED)
         return self._record(row, claim, Outcome.CONVERTED, bytes=len(data), warnings=result.warnings[:20], **facts)

@@ -11,7 +11,7 @@ from types import TracebackType
 from tasks.corpus import paths
 from tasks.corpus.failure_file import FailureFile
 from tasks.corpus.failures import Category, Fenced, NotFound, StoreError
-from tasks.corpus.ledger import LedgerWriter, Record
+from tasks.corpus.ledger import Counts, LedgerWriter, Record
 from tasks.corpus.lives import BEAT_SECONDS, DOUBT_SECONDS, Heartbeat
 from tasks.corpus.store import Store
 
@@ -29,11 +29,11 @@ def boot_seconds() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
-def tripped(outcomes: int, streak: int, category: Category | None) -> bool:
+def tripped(processed: int, streak: int, category: Category | None) -> bool:
     """Whether the breaker trips. Pure; for one worker's counts or for those of all workers together."""
     if category is None or not category.systemic:
         return False
-    return streak >= IN_A_ROW or (streak >= FIRST_OUTCOMES and streak == outcomes)
+    return streak >= IN_A_ROW or (streak >= FIRST_OUTCOMES and streak == processed)
 
 
 class Pulse:
@@ -90,6 +90,12 @@ class Pulse:
         with self._lock:
             self._state.assigned = assigned
 
+    @property
+    def counts(self) -> Counts:
+        """What became of this life's documents so far."""
+        with self._lock:
+            return Counts.model_validate(self._state.model_dump(include=set(Counts.model_fields)))
+
     def begin(self, key: str) -> None:
         """A document is in hand."""
         with self._lock:
@@ -106,20 +112,14 @@ class Pulse:
         with self._lock:
             self._state.page = page
 
-    def outcome(self, record: Record, assigned: int) -> None:
+    def outcome(self, record: Record) -> None:
         """A document's end: counts, failures file, breaker."""
-        if not record.outcome.final:
-            return
         self._failures.note(record)
         with self._lock:
             state = self._state
-            state.assigned = assigned
-            state.processed += 1
-            state.outcomes += 1
-            state.pages += (record.pages or 0) if record.outcome.published else 0
-            state.converted += record.outcome.published
-            state.failed += record.failure is not None
-            state.skipped += not record.outcome.published and record.failure is None
+            state.count(record)
+            if not record.outcome.final:
+                return
             category = record.failure.category if record.failure is not None else None
             if category is None:
                 state.streak, state.streak_category, state.streak_message = 0, None, ""
@@ -127,7 +127,7 @@ class Pulse:
                 state.streak = state.streak + 1 if category == state.streak_category else 1
                 state.streak_category = category
                 state.streak_message = record.failure.message if record.failure is not None else ""
-            trips = tripped(state.outcomes, state.streak, state.streak_category)
+            trips = tripped(state.processed, state.streak, state.streak_category)
             urgent = category is not None and category.systemic
             message = f"{state.streak_category}: {state.streak_message} ({state.streak} documents in a row)"
         if trips:

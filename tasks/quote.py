@@ -18,11 +18,11 @@ from tasks.corpus.manifest import Row
 from tasks.corpus.partition import partition_of
 from tasks.corpus.runs import starts
 from tasks.corpus.store import Store, open_store
-from tasks.document import SandboxPool
 from tasks.engines.sandbox import Sandbox
 from tasks.options import Options
 from tasks.passwords import read_passwords
 from tasks.plan import ROOM, Previous, freeze, list_documents, load_manifest, notes_on, previous_runs
+from tasks.pool import SandboxPool
 from tasks.report import read_report
 from tasks.scratch import scratch_folder
 

@@ -215,12 +215,12 @@ class Supervision:
                 pages=sum(beat.pages for beat in beats),
             )
         )
-        categories = {beat.streak_category for beat in beats if beat.outcomes}
+        categories = {beat.streak_category for beat in beats if beat.processed}
         if len(categories) == 1:
             (category,) = categories
-            outcomes, streak = sum(beat.outcomes for beat in beats), sum(beat.streak for beat in beats)
-            if tripped(outcomes, streak, category):
-                message = next(beat.streak_message for beat in beats if beat.outcomes)
+            processed, streak = sum(beat.processed for beat in beats), sum(beat.streak for beat in beats)
+            if tripped(processed, streak, category):
+                message = next(beat.streak_message for beat in beats if beat.processed)
                 self.stop(f"breaker: {category}: {message} ({streak} documents in a row)")
         for beat in beats:
             if beat.ended is not None and beat.ended.startswith("breaker"):
@@ -237,7 +237,7 @@ class Supervision:
             return
         if beat is not None:
             life, before = self._beats.get(worker.worker, (attempt, Heartbeat()))
-            worker.outcomes += max(0, beat.outcomes - (before.outcomes if life == attempt else 0))
+            worker.outcomes += max(0, beat.processed - (before.processed if life == attempt else 0))
             self._beats[worker.worker] = (attempt, beat)
 
     def _newest_life(self, worker: int) -> int | None:

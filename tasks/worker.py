@@ -5,38 +5,32 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
-from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_exponential_jitter
 
+from tasks.candidates import Candidates
 from tasks.corpus import names, paths
-from tasks.corpus.audit import settled
-from tasks.corpus.claims import Claim, Claimed, Claims, Holder
+from tasks.corpus.claims import Claim, Claims, Holder
 from tasks.corpus.failure_file import FailureFile
-from tasks.corpus.failures import Category, Fenced, PdfFlowsError, StoreError
-from tasks.corpus.ledger import LedgerWriter, Outcome, Record, read_ledger
-from tasks.corpus.lives import Observer, fence, take_number, this_life
+from tasks.corpus.failures import Fenced, PdfFlowsError
+from tasks.corpus.ledger import Counts, LedgerWriter, Record
+from tasks.corpus.lives import take_number, this_life
 from tasks.corpus.manifest import Manifest, Row
-from tasks.corpus.partition import Bitmap, partition_of, partitions_of_worker
 from tasks.corpus.runs import read_run
 from tasks.corpus.store import open_store
-from tasks.document import DocumentConverter, Life, SandboxPool
+from tasks.document import DocumentConverter, Life
 from tasks.engines.protocol import EngineName, Limits, Rendering
 from tasks.engines.sandbox import Sandbox
+from tasks.patience import patient
+from tasks.pool import SandboxPool
 from tasks.pulse import Pulse
 from tasks.scratch import scratch_folder
 
-STEAL_BATCH = 8
-"""Documents taken from a partition's far end before the claims are listed again."""
 PROGRESS_EVERY = 50
 PROGRESS_SECONDS = 60.0
-STORE_PATIENCE_SECONDS = 120.0
-"""How long claims and ledger are tried again while the store fails, before the life ends."""
 READY_SECONDS = 180.0
 
 Log = logging.Logger | logging.LoggerAdapter[Any]
@@ -64,54 +58,13 @@ class WorkerSettings(BaseModel):
     beat_seconds: float = 15.0
 
 
-class Summary(BaseModel):
+class Summary(Counts):
     """A life's end."""
 
     worker: int
     attempt: int
-    assigned: int = 0
-    converted: int = 0
-    skipped: int = 0
-    failed: int = 0
-    released: int = 0
-    pages: int = 0
     stopped: str | None = None
     """Why it stopped before its work was done."""
-
-
-def patient(patience: float = STORE_PATIENCE_SECONDS) -> Retrying:
-    """Tries again while the store fails; a full disk or a refusal is not waited out."""
-    return Retrying(
-        retry=retry_if_exception(lambda error: isinstance(error, StoreError) and error.category is Category.STORE),
-        stop=stop_after_delay(patience),
-        wait=wait_exponential_jitter(initial=0.5, max=15),
-        reraise=True,
-    )
-
-
-class ClaimCursor:
-    """Walks a partition's claims along with its documents, both in order of the index: no claim is held in memory."""
-
-    def __init__(self, listed: Callable[[], Iterator[Claimed]]) -> None:
-        self._listed = listed
-        self._claims: Iterator[Claimed] | None = None
-        self._next: Claimed | None = None
-        patient()(self._advance, 0)
-
-    def at(self, index: int) -> Claimed | None:
-        """The newest claim on a document; indices must come in rising order."""
-        if self._next is not None and self._next.index < index:
-            patient()(self._advance, index)
-        return self._next if self._next is not None and self._next.index == index else None
-
-    def _advance(self, index: int) -> None:
-        if self._claims is None:
-            self._claims = self._listed()
-        try:
-            self._next = next((claimed for claimed in self._claims if claimed.index >= index), None)
-        except StoreError:
-            self._claims = None  # a listing that broke off is begun again
-            raise
 
 
 class Worker:
@@ -141,7 +94,6 @@ class Worker:
         self._pool: SandboxPool | None = None
         self._converter: DocumentConverter | None = None
         self._error: BaseException | None = None
-        self.summary = Summary(worker=settings.worker, attempt=-1)
 
     # -- the life -------------------------------------------------------------------------------------------------
 
@@ -152,7 +104,7 @@ class Worker:
         spec = read_run(runs, settings.run_id)
         identity = spec.identity
         source, output = open_store(identity.input), open_store(identity.output, writable=True)
-        self._source, self._output, self._runs = source, output, runs
+        self._source, self._output = source, output
         limits = Limits.model_validate(identity.limits)
         with scratch_folder() as scratch:
             scratch.chmod(0o755)
@@ -175,11 +127,11 @@ class Worker:
                 attempt = patient()(
                     take_number, runs, prefix, "start.json", this_life(settings.epoch, self._flow_run_id)
                 )
-                self.summary.attempt = attempt
                 life = Life(settings.run_id, settings.worker, attempt, settings.epoch, identity.engine)
                 own = paths.life(settings.run_id, settings.worker, attempt)
                 ledger = LedgerWriter(runs, own)
-                claims = Claims(runs, settings.run_id, Holder(worker=settings.worker, attempt=attempt))
+                me = Holder(worker=settings.worker, attempt=attempt)
+                claims = Claims(runs, settings.run_id, me)
                 failures = FailureFile(runs, settings.run_id, settings.worker, identity.output)
                 patient()(failures.load)
                 pulse = Pulse(
@@ -193,21 +145,23 @@ class Worker:
                     self.drain,
                     settings.beat_seconds,
                 )
-                self._pulse, self._claims, self._ledger = pulse, claims, ledger
+                self._pulse, self._claims, self._me = pulse, claims, me
                 manifest = Manifest(scratch / "manifest")
                 patient()(runs.fetch, spec.manifest, manifest.path)
-                self._manifest, self._partitions = manifest, spec.partitions
-                self._finished_documents = patient()(self._bitmap, spec.documents)
-                self._mine = set(partitions_of_worker(settings.worker, settings.workers, spec.partitions))
-                self.summary.assigned = sum(
-                    1
-                    for row in manifest.rows()
-                    if partition_of(row.index, spec.partitions) in self._mine
-                    and row.index not in self._finished_documents
+                self._candidates = Candidates(
+                    runs,
+                    spec,
+                    manifest,
+                    claims,
+                    me,
+                    workers=settings.workers,
+                    epoch=settings.epoch,
+                    retry_failed=settings.retry_failed,
+                    patient=patient,
                 )
-                pulse.assign(self.summary.assigned)
+                pulse.assign(self._candidates.assigned)
                 self._log.info(
-                    "[Worker %d] Starting processing: %d PDFs assigned", settings.worker, self.summary.assigned
+                    "[Worker %d] Starting processing: %d PDFs assigned", settings.worker, self._candidates.assigned
                 )
                 versions = pool.ready(READY_SECONDS)
                 self._converter = DocumentConverter(
@@ -236,11 +190,11 @@ class Worker:
                     try:
                         self._work()
                     finally:
-                        self._finish(ledger)
+                        summary = self._finish(ledger)
+                return summary
             finally:
                 self._finished.set()
                 pool.close()
-        return self.summary
 
     def drain(self, reason: str, grace: float = 20.0) -> None:
         """Stop claiming; what is in hand may end within `grace` seconds, then it is given back."""
@@ -282,166 +236,76 @@ class Worker:
 
     def _claimed(self, room: threading.Semaphore) -> Iterator[tuple[Row, Claim]]:
         """Documents that this life just claimed; claims only when there is room."""
-        for row, n in self._candidates():
+        candidates = self._candidates
+        for row, n in self._next(candidates):
             room.acquire()
             if self._stopping is not None:
                 room.release()
                 return
-            claim = patient()(self._claims.take, partition_of(row.index, self._partitions), row.index, n)
-            mine = partition_of(row.index, self._partitions) in self._mine
-            with self._lock:
-                # What another life took is no longer this one's, what is taken from another is.
-                self.summary.assigned += (claim is not None) - mine
+            claim = patient()(self._claims.take, candidates.partition(row.index), row.index, n)
+            # What another life took is no longer this one's, what is taken from another is.
+            candidates.reassign((claim is not None) - candidates.is_mine(row.index))
+            self._pulse.assign(candidates.assigned)
             if claim is None:
                 room.release()
                 continue
             yield row, claim
 
-    def _candidates(self) -> Iterator[tuple[Row, int]]:
-        """Rows worth a claim, with the claim's number."""
-        observer = Observer(self._runs, time.monotonic)
-        claims = self._cursors(self._mine)
-        for row in self._manifest.rows():
-            p = partition_of(row.index, self._partitions)
-            if p not in self._mine or row.index in self._finished_documents:
-                continue
-            newest = claims[p].at(row.index)
-            if newest is None:
-                yield row, 0
-            elif patient()(self._free, p, newest, observer):
-                yield row, newest.n + 1
-            else:
-                with self._lock:
-                    self.summary.assigned -= 1
-        while self._settings.steal and self._stopping is None:
+    def _next(self, candidates: Candidates) -> Iterator[tuple[Row, int]]:
+        yield from candidates.own()
+        found = self._settings.steal
+        while found and self._stopping is None:
             found = False
-            for row, n in self._far_ends(observer):
+            for candidate in candidates.far_ends():
                 found = True
-                yield row, n
-            if not found:
-                return
-
-    def _far_ends(self, observer: Observer) -> Iterator[tuple[Row, int]]:
-        """Up to STEAL_BATCH unclaimed documents of each partition, from its far end; and what the dead left."""
-        everybody = range(self._partitions)
-        claims = self._cursors(everybody)
-        ends: dict[int, deque[Row]] = {p: deque(maxlen=STEAL_BATCH) for p in everybody}
-        left: list[tuple[Row, int]] = []
-        for row in self._manifest.rows():
-            if row.index in self._finished_documents:
-                continue
-            p = partition_of(row.index, self._partitions)
-            newest = claims[p].at(row.index)
-            if newest is None:
-                ends[p].append(row)
-            elif len(left) < STEAL_BATCH and patient()(self._free, p, newest, observer):
-                left.append((row, newest.n + 1))
-        yield from left
-        for p in sorted(ends, key=lambda p: -len(ends[p])):
-            for row in reversed(ends[p]):
-                yield row, 0
-
-    def _cursors(self, partitions: Iterable[int]) -> dict[int, ClaimCursor]:
-        return {p: ClaimCursor(partial(self._claims.listed, p)) for p in partitions}
-
-    def _free(self, partition: int, newest: Claimed, observer: Observer) -> bool:
-        """Whether a claim may be taken over: given back, or its holder's life is over without having settled it."""
-        index = newest.index
-        if newest.released:
-            return True
-        holder = self._claims.holder(partition, index, newest.n)
-        if (holder.worker, holder.attempt) == (self._settings.worker, self.summary.attempt):
-            return False
-        prefix = paths.life(self._settings.run_id, holder.worker, holder.attempt)
-        verdict = observer.over(prefix)
-        if verdict is None:
-            return False
-        if not verdict.startswith(("fenced", "ended")):
-            fence(self._runs, prefix, f"{verdict}, seen by worker {self._settings.worker}/{self.summary.attempt}")
-        if (holder.worker, holder.attempt) not in self._read:
-            # Its last segments may have come after this life's first look: read them before taking anything over.
-            self._mark(read_ledger(self._runs, [prefix]))
-            self._read.add((holder.worker, holder.attempt))
-        return index not in self._finished_documents
-
-    def _bitmap(self, documents: int) -> Bitmap:
-        """Documents that need no work: done, failed for good, or settled by an earlier life."""
-        done = Bitmap(documents)
-        for row in self._manifest.rows():
-            hopeless = row.failure is not None and (
-                row.failure.category is Category.NAME or not self._settings.retry_failed
-            )
-            if row.done or hopeless:
-                done.add(row.index)
-        self._finished_documents = done
-        self._read: set[tuple[int, int]] = set()
-        self._mark(read_ledger(self._runs, [paths.workers(self._settings.run_id)]))
-        return done
-
-    def _mark(self, records: Iterator[Record]) -> None:
-        for record in records:
-            if settled(record, self._settings.epoch, self._settings.retry_failed):
-                self._finished_documents.add(record.index)
+                yield candidate
 
     def _one(self, row: Row, claim: Claim) -> None:
-        assert self._converter is not None
         converter = self._converter
-        if self._killing.is_set():
+        if converter is None or self._killing.is_set():
             patient()(self._claims.release, claim)
             return
         self._pulse.begin(names.printable(row.key))
         try:
-            looked_up, found = converter.settle(row, claim)
-            record = found or self._around(row, lambda: converter.convert(row, claim, looked_up=looked_up))
+            record = converter.settle(row, claim) or self._around(row, lambda: converter.convert(row, claim))
         finally:
             self._pulse.end(names.printable(row.key))
-        self._count(row, record)
+        if record.outcome.final:
+            self._candidates.finish(row.index)
+        if (record.worker, record.attempt) == (self._me.worker, self._me.attempt):
+            self._pulse.outcome(record)
+            self._tell(row, record)
+        else:
+            # A former holder's own record: that life counted it, and said so.
+            self._candidates.reassign(-1)
 
-    def _count(self, row: Row, record: Record) -> None:
+    def _tell(self, row: Row, record: Record) -> None:
+        """The log lines of a document's end."""
         k = self._settings.worker
-        with self._lock:
-            if record.outcome.published:
-                self.summary.converted += 1
-                self.summary.pages += record.pages or 0
-            elif record.outcome is Outcome.SKIPPED:
-                self.summary.skipped += 1
-            elif record.outcome is Outcome.RELEASED:
-                self.summary.released += 1
-            else:
-                self.summary.failed += 1
-            self._finished_documents.add(row.index) if record.outcome.final else None
-        self._pulse.outcome(record, self.summary.assigned)
+        source, output = (
+            names.printable(shown) for shown in (self._source.display(row.key), self._output.display(row.name))
+        )
         if record.outcome.published:
-            self._log.info(
-                "[Worker %d] Converted: %s -> %s",
-                k,
-                names.printable(self._source.display(row.key)),
-                names.printable(self._output.display(row.name)),
-            )
+            self._log.info("[Worker %d] Converted: %s -> %s", k, source, output)
         elif record.failure is not None:
-            self._log.error(
-                "[Worker %d] Failed: %s - Error: %s: %s",
-                k,
-                names.printable(self._source.display(row.key)),
-                record.failure.category,
-                record.failure.message,
-            )
+            failure = record.failure
+            self._log.error("[Worker %d] Failed: %s - Error: %s: %s", k, source, failure.category, failure.message)
             self._on_failure(record)
         self._progress()
 
     def _progress(self) -> None:
-        summary = self.summary
-        processed = summary.converted + summary.skipped + summary.failed
+        counts = self._pulse.counts
+        processed = counts.processed
         now = time.monotonic()
         with self._lock:
             if processed - self._said < PROGRESS_EVERY and now - self._said_at < PROGRESS_SECONDS:
                 return
             self._said, self._said_at = processed, now
-        total = max(summary.assigned, processed, 1)
+        total = max(counts.assigned, processed, 1)
         hours = (now - self._begun) / max(processed, 1) * (total - processed) / 3600
         self._log.info(
             "[Worker %d] Progress: %d/%d PDFs (%.2f%%) - ETA: %.1f hours",
-            summary.worker,
+            self._settings.worker,
             processed,
             total,
             100 * processed / total,
@@ -455,11 +319,10 @@ class Worker:
         self._pulse.raise_if_fenced()
         if self._pulse.in_doubt():
             if self._pulse.fenced() or not self._claims.mine(claim):
-                raise Fenced(f"worker {self._settings.worker}/{self.summary.attempt} was fenced")
+                raise Fenced(f"worker {self._settings.worker}/{self._me.attempt} was fenced")
             self._pulse.beat()
 
-    def _finish(self, ledger: LedgerWriter) -> None:
-        self.summary.stopped = self._stopping
+    def _finish(self, ledger: LedgerWriter) -> Summary:
         try:
             patient(30.0)(ledger.flush)
         except PdfFlowsError as error:
@@ -467,13 +330,15 @@ class Worker:
             self._log.warning(
                 "[Worker %d] The ledger's last records could not be written: %s", self._settings.worker, error
             )
+        self._pulse.assign(self._candidates.assigned)
         self._pulse.close(self._stopping or "complete")
-        summary = self.summary
-        processed = summary.converted + summary.skipped + summary.failed
+        counts = self._pulse.counts
         self._log.info(
             "[Worker %d] Completed: %d/%d PDFs, %d failures",
-            summary.worker,
-            summary.converted,
-            max(summary.assigned, processed),
-            summary.failed,
+            self._settings.worker,
+            counts.converted,
+            max(counts.assigned, counts.processed),
+            counts.failed,
         )
+        given = counts.model_dump(exclude={"processed"})
+        return Summary(worker=self._me.worker, attempt=self._me.attempt, stopped=self._stopping, **given)

@@ -14,7 +14,7 @@ from enum import StrEnum
 from itertools import islice
 from typing import NamedTuple
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, computed_field
 
 from tasks.corpus.failures import Failure, StoreError
 from tasks.corpus.paths import SCHEMA
@@ -98,6 +98,36 @@ class Record(BaseModel):
     def published_by(self) -> Publisher:
         """The life that put the output there, for a published record."""
         return self.publisher or Publisher(self.worker, self.attempt)
+
+
+class Counts(BaseModel):
+    """What became of a life's documents so far."""
+
+    assigned: int = 0
+    """To do or done, as far as the life knows."""
+    converted: int = 0
+    skipped: int = 0
+    failed: int = 0
+    released: int = 0
+    pages: int = 0
+
+    @computed_field
+    @property
+    def processed(self) -> int:
+        """Documents with an outcome."""
+        return self.converted + self.skipped + self.failed
+
+    def count(self, record: Record) -> None:
+        """One more document's end."""
+        if record.outcome.published:
+            self.converted += 1
+            self.pages += record.pages or 0
+        elif record.outcome is Outcome.SKIPPED:
+            self.skipped += 1
+        elif record.outcome is Outcome.RELEASED:
+            self.released += 1
+        else:
+            self.failed += 1
 
 
 class LedgerWriter:

@@ -12,9 +12,10 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tasks.corpus.failures import Category, NotFound
+from tasks.corpus.ledger import Counts
 from tasks.corpus.paths import SCHEMA
 from tasks.corpus.store import Store
 
@@ -59,28 +60,19 @@ class Life(BaseModel):
     flow_run_id: str | None = None
 
 
-class Heartbeat(BaseModel):
+class Heartbeat(Counts):
     """heartbeat.json: the counter that observers watch, and what a person wants to see."""
 
     schema_version: int = SCHEMA
     counter: int = 0
     ended: str | None = None
     """Why the life ended in an orderly way ("complete", "drained", ...): nothing will be published any more."""
-    assigned: int = 0
-    processed: int = 0
-    converted: int = 0
-    skipped: int = 0
-    failed: int = 0
-    pages: int = 0
-    in_hand: list[str] = []
+    in_hand: list[str] = Field(default_factory=list)
     page: int | None = None
-    outcomes: int = 0
-    """Outcomes of this life; with `streak`, what the breaker reads."""
     streak_category: Category | None = None
     streak: int = 0
-    """How many of the last outcomes in a row failed with `streak_category`."""
+    """How many of the last outcomes in a row failed with `streak_category`: what the breaker reads."""
     streak_message: str = ""
-    stopping: str | None = None
 
 
 @cache

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tasks.candidates import STEAL_BATCH
+
 PEAK = """
 def peak_mib():
     # Not ru_maxrss: it begins with what the process that forked this one had.
@@ -22,6 +24,7 @@ from pathlib import Path
 from tasks.corpus.store import ObjectInfo
 from tasks.corpus.store_folder import FolderStore
 import tasks.plan
+from tasks.candidates import STEAL_BATCH
 from tasks.options import Options
 from tasks.engines.protocol import EngineName
 
@@ -61,35 +64,33 @@ print(json.dumps({
 """
 
 WORKER = """
-import json, logging, sys, time
+import json, sys, time
 from pathlib import Path
-from tasks.corpus import paths
+from tasks.candidates import Candidates
 from tasks.corpus.claims import Claims, Holder
 from tasks.corpus.ledger import LedgerWriter, Outcome, Record
 from tasks.corpus.manifest import Manifest, Row, write_rows
+from tasks.corpus.runs import Identity, RunSpec
 from tasks.corpus.store_folder import FolderStore
-from tasks.worker import Worker, WorkerSettings
+from tasks.patience import patient
 
 count, folder = int(sys.argv[1]), Path(sys.argv[2])
 runs = FolderStore.from_url(str(folder), create=True)
-settings = WorkerSettings(runs=str(folder), run_id="r", worker=0, workers=1)
-worker = Worker(settings, logging.getLogger("x"))
-worker._runs = runs
-worker._claims = Claims(runs, "r", Holder(worker=0, attempt=0))
-worker.summary.attempt = 0
-worker._manifest = Manifest(Path(sys.argv[3]))
-worker._partitions = 2
-worker._mine = {0, 1}
+me = Holder(worker=0, attempt=0)
+identity = Identity(input="", output="", engine="dummy", limits={}, rendering={})
+spec = RunSpec(run_id="r", created="", identity=identity, manifest="", documents=count, partitions=2)
+manifest = Manifest(Path(sys.argv[3]))
 begun = time.perf_counter()
-worker._finished_documents = worker._bitmap(count)
-candidates = 0
-for row, n in worker._candidates():
-    candidates += 1
-    if candidates > count // 2:  # the first pass is over: these are stolen
-        break
+chosen = Candidates(
+    runs, spec, manifest, Claims(runs, "r", me), me, workers=1, epoch=0, retry_failed=False, patient=patient
+)
+candidates = sum(1 for _ in chosen.own())
+assert candidates == chosen.assigned
+stolen = sum(1 for _ in chosen.far_ends())
 print(json.dumps({
     "seconds": time.perf_counter() - begun,
     "candidates": candidates,
+    "stolen": stolen,
     "mib": peak_mib(),
 }))
 """
@@ -117,7 +118,8 @@ def test_a_million_documents(tmp_path: Path) -> None:
     few = measured(WORKER, 10_000, tmp_path / "few-runs", few_plan["manifest"])
     many = measured(WORKER, 1_000_000, tmp_path / "many-runs", many_plan["manifest"])
     print(f"a worker's candidates of 1,000,000: {many}, of 10,000: {few}")
-    assert many["candidates"] > 500_000
+    assert many["candidates"] == 500_000
+    assert many["stolen"] == 2 * STEAL_BATCH
     assert many["mib"] - few["mib"] < 60
 
 

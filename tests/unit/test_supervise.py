@@ -80,12 +80,10 @@ def test_workers_that_end_in_order_end_the_run(runs: Store) -> None:
 
 
 def test_a_breaker_that_tripped_in_an_earlier_start_does_not_stop_this_one(runs: Store) -> None:
-    tripped = Heartbeat(
-        counter=3, ended="breaker: DISK_FULL", outcomes=30, streak=30, streak_category=Category.DISK_FULL
-    )
+    tripped = Heartbeat(counter=3, ended="breaker: DISK_FULL", failed=30, streak=30, streak_category=Category.DISK_FULL)
     for worker in range(2):
         live(runs, worker, tripped)
-    launcher = Scripted(runs, lambda worker, launch: (Heartbeat(counter=1, ended="complete", outcomes=5), 0))
+    launcher = Scripted(runs, lambda worker, launch: (Heartbeat(counter=1, ended="complete", converted=5), 0))
     assert watch(runs, launcher) is None
     # And one that trips now does.
     launcher = Scripted(runs, lambda worker, launch: (tripped, 0))
@@ -96,7 +94,7 @@ def test_a_breaker_that_tripped_in_an_earlier_start_does_not_stop_this_one(runs:
 
 def test_the_breaker_counts_over_all_workers(runs: Store) -> None:
     half = Heartbeat(
-        counter=1, outcomes=10, streak=10, streak_category=Category.ENGINE, streak_message="boom", ended="complete"
+        counter=1, failed=10, streak=10, streak_category=Category.ENGINE, streak_message="boom", ended="complete"
     )
     stopped = watch(runs, Scripted(runs, lambda worker, launch: (half, 0)))
     assert stopped == "breaker: ENGINE: boom (20 documents in a row)"
@@ -122,7 +120,7 @@ def test_progress_between_deaths_keeps_a_worker_in_the_fleet(runs: Store, monkey
 
     def script(worker: int, launch: int) -> tuple[Heartbeat, int]:
         done = launch == 6
-        return Heartbeat(counter=1, outcomes=1, ended="complete" if done else None), 0 if done else -9
+        return Heartbeat(counter=1, converted=1, ended="complete" if done else None), 0 if done else -9
 
     launcher = Scripted(runs, script)
     assert watch(runs, launcher, workers=1) is None

@@ -12,9 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from lives_kit import LOG, Case, Cases, Faults, Kind, cases, documents, ends_somehow, fence_all
+from lives_kit import LOG, Case, Cases, Faults, Kind, cases, documents, ends_somehow, fence_all, quick
 
+import tasks.candidates
 import tasks.worker
+from tasks.candidates import ClaimCursor
 from tasks.corpus import paths
 from tasks.corpus.claims import Claimed, Claims, Holder
 from tasks.corpus.failure_file import FailedDocuments
@@ -23,7 +25,7 @@ from tasks.corpus.ledger import Outcome
 from tasks.corpus.lives import Heartbeat, Life, Observer, Process, fence, take_number, this_life
 from tasks.corpus.runs import RunSpec
 from tasks.engines.protocol import EngineName
-from tasks.worker import ClaimCursor, Worker, WorkerSettings
+from tasks.worker import Worker, WorkerSettings
 
 
 @pytest.fixture
@@ -120,7 +122,7 @@ def test_a_silent_life_expires_by_the_observers_clock(
     spec = case.plan().spec
     prefix = holder_of_everything(case, spec, ELSEWHERE)
     clock = Ticking(step / 3)  # it looks once a document
-    monkeypatch.setattr(tasks.worker, "Observer", lambda store, _: Observer(store, clock))
+    monkeypatch.setattr(tasks.candidates, "Observer", lambda store, _: Observer(store, clock))
     assert case.live(spec).converted == expected
     assert (case.runs.head(f"{prefix}fenced") is not None) == (expected > 0)
 
@@ -129,7 +131,7 @@ def test_a_life_that_beats_between_two_looks_does_not_expire(new_case: Cases, mo
     case = new_case(documents(3))
     spec = case.plan().spec
     prefix = holder_of_everything(case, spec, ELSEWHERE)
-    monkeypatch.setattr(tasks.worker, "Observer", lambda store, _: Observer(store, Ticking(61.0)))
+    monkeypatch.setattr(tasks.candidates, "Observer", lambda store, _: Observer(store, Ticking(61.0)))
     counter = [1]
 
     def beats(store: str, method: str, key: str) -> None:
@@ -471,7 +473,7 @@ def test_the_cursor_begins_a_broken_listing_again(monkeypatch: pytest.MonkeyPatc
                 raise StoreError("500")
             yield claimed
 
-    cursor = ClaimCursor(listed)
+    cursor = ClaimCursor(listed, quick)
     assert [index for index in range(41) if cursor.at(index) is not None] == [claimed.index for claimed in wanted]
     assert broken == []
 
@@ -483,3 +485,20 @@ def test_fenced_by_the_supervisor_is_how_the_kit_ends_lives(new_case: Cases) -> 
     case.live(spec, gone=False)
     fence_all(case, spec)
     assert case.runs.head(f"{paths.life(spec.run_id, 0, 0)}fenced") is None
+
+
+def test_what_a_former_holder_settled_is_its_own_to_count(
+    new_case: Cases, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    case = new_case(documents(3))
+    spec = case.plan().spec
+    assert case.live(spec).converted == 3
+    before = case.records(spec)
+    # The next life sees none of it when it looks back: as if the last segments had come only then.
+    monkeypatch.setattr(tasks.candidates.Candidates, "_mark", lambda candidates, records: None)
+    caplog.clear()
+    summary = case.live(spec)
+    assert (summary.assigned, summary.converted, summary.processed) == (0, 0, 0)
+    assert "Converted" not in caplog.text
+    assert case.records(spec) == before
+    assert case.check_published_once(spec).converted == 3
