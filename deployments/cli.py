@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter
@@ -26,6 +25,8 @@ Output = Annotated[
 ]
 RunsUrl = Annotated[str | None, Parameter(help="Where runs are kept, if not in _runs of the output.")]
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Print exactly one JSON object on stdout.")]
+Engine = Annotated[Literal["layout", "dummy"], Parameter(help="What turns pages into Markdown.")]
+Limit = Annotated[int | None, Parameter(help="Only the first so many documents, in the order of their names.")]
 Workers = Annotated[int, Parameter(help="How many workers convert at the same time.")]
 Retries = Annotated[int, Parameter(help="How often a document is tried again after a transient error.")]
 PasswordFile = Annotated[
@@ -36,19 +37,14 @@ PasswordFile = Annotated[
 ]
 
 
-def _absolute(url: str) -> str:
-    """A folder as an absolute path, for the worker processes; s3:// and the like unchanged."""
-    return url if "://" in url else str(Path(url).expanduser().absolute())
-
-
 @app.command
 def convert(
     input: Input,
     output: Output,
     *,
     workers: Workers = 2,
-    engine: Annotated[Literal["layout", "dummy"], Parameter(help="What turns pages into Markdown.")] = "layout",
-    limit: Annotated[int | None, Parameter(help="Convert only the first so many documents.")] = None,
+    engine: Engine = "layout",
+    limit: Limit = None,
     run_id: Annotated[str | None, Parameter(help="Resume this run.")] = None,
     runs: RunsUrl = None,
     retries: Retries = 2,
@@ -79,13 +75,13 @@ def convert(
     from tasks.plan import open_stores
 
     parameters: dict[str, Any] = {
-        "input": _absolute(input),
-        "output": _absolute(output),
+        "input": input,
+        "output": output,
         "workers": workers,
         "engine": engine,
         "limit": limit,
         "run_id": run_id,
-        "runs": _absolute(runs) if runs is not None else None,
+        "runs": runs,
         "retries": retries,
         "retry_failed": retry_failed,
         "document_timeout": document_timeout,
@@ -103,6 +99,8 @@ def convert(
     options: Options = _options(parameters)
     if dry_run:
         return _quote(options, as_json)
+    # What the flow run shows must mean the same wherever it is run again.
+    parameters |= {"input": options.input, "output": options.output, "runs": options.runs}
     # What can be refused without a server is refused before one is started.
     source, output_store, runs_store = open_stores(options)
     _first_look(source, output_store, runs_store, options)
@@ -122,8 +120,8 @@ def plan(
     output: Output,
     *,
     workers: Workers = 2,
-    engine: Annotated[Literal["layout", "dummy"], Parameter(help="What turns pages into Markdown.")] = "layout",
-    limit: Annotated[int | None, Parameter(help="Look only at the first so many documents.")] = None,
+    engine: Engine = "layout",
+    limit: Limit = None,
     runs: RunsUrl = None,
     password_file: PasswordFile = None,
     as_json: Json = False,
@@ -131,12 +129,12 @@ def plan(
     """The quote before any work: documents, pages, troubles, partitions, what is done already, expected time."""
     options = _options(
         {
-            "input": _absolute(input),
-            "output": _absolute(output),
+            "input": input,
+            "output": output,
             "workers": workers,
             "engine": engine,
             "limit": limit,
-            "runs": _absolute(runs) if runs is not None else None,
+            "runs": runs,
             "password_file": _password_file(password_file),
         }
     )
@@ -146,9 +144,9 @@ def plan(
 @app.command
 def audit(output: Output, run_id: str | None = None, /, *, runs: RunsUrl = None, as_json: Json = False) -> int:
     """Re-read manifest, ledger and output, and print the accounting. Exit 0 only if it closes and nothing came twice."""
+    from tasks.account import reconcile_run
     from tasks.corpus.runs import resolve
     from tasks.report import RunState, read_report
-    from tasks.supervise import reconcile_run
 
     output_store, runs_store = _stores(output, runs)
     spec = resolve(runs_store, run_id)
@@ -183,10 +181,10 @@ def audit(output: Output, run_id: str | None = None, /, *, runs: RunsUrl = None,
 @app.command
 def failures(output: Output, run_id: str | None = None, /, *, runs: RunsUrl = None, as_json: Json = False) -> int:
     """Why documents failed: causes grouped, then a line a document with the command that replays just it."""
+    from tasks.account import reconcile_run
     from tasks.corpus.failure_file import replay_command
     from tasks.corpus.names import printable
     from tasks.corpus.runs import resolve
-    from tasks.supervise import reconcile_run
 
     output_store, runs_store = _stores(output, runs)
     spec = resolve(runs_store, run_id)
@@ -244,9 +242,9 @@ def retry(
 
     _stores(output, runs)
     parameters: dict[str, Any] = {
-        "output": _absolute(output),
+        "output": output,
         "run_id": run_id,
-        "runs": _absolute(runs) if runs is not None else None,
+        "runs": runs,
         "category": category,
         "partial": partial,
         "documents": document,
@@ -255,7 +253,8 @@ def retry(
         "password_file": _password_file(password_file),
     }
     # Nothing to convert again is said before a server is started, and "the latest" is settled for good.
-    parameters["run_id"] = select(**parameters)[1].run_id
+    options, selection = select(**parameters)
+    parameters |= {"output": options.output, "runs": options.runs, "run_id": selection.run_id}
 
     from deployments.session import prefect_api, run_flow
 
@@ -348,7 +347,7 @@ def _first_look(source: Any, output: Any, runs: Any, options: Any) -> None:
     from tasks.corpus.runs import read_run, refuse_while_living
     from tasks.corpus.store import check_readable
     from tasks.passwords import PREFECT_SECRET, read_passwords
-    from tasks.plan import check_same, list_documents
+    from tasks.plan import check_same, refuse_nothing
 
     check_readable(source)
     output.probe()
@@ -358,29 +357,29 @@ def _first_look(source: Any, output: Any, runs: Any, options: Any) -> None:
         check_same(read_run(runs, options.run_id), options)
     if options.password_file is not None and not options.password_file.startswith(PREFECT_SECRET):
         read_passwords(options.password_file)
-    if next(list_documents(source), None) is None:
-        raise UsageError(f"no PDFs (*.pdf) in {source.url}: nothing to convert")
+    refuse_nothing(source)
 
 
 def _password_file(reference: str | None) -> str | None:
+    from tasks.options import one_spelling
     from tasks.passwords import PREFECT_SECRET, SECRETS_MANAGER
 
     if reference is None or reference.startswith((PREFECT_SECRET, SECRETS_MANAGER)):
         return reference
-    return _absolute(reference)
+    return one_spelling(reference)
 
 
 def _stores(output: str, runs: str | None) -> tuple[Any, Any]:
     from tasks.corpus.store import open_store
+    from tasks.options import one_spelling, runs_url
 
-    where = _absolute(output)
-    runs_url = _absolute(runs) if runs is not None else f"{where.rstrip('/')}/_runs"
-    output_store = open_store(where)
+    output_store = open_store(one_spelling(output))
+    where = runs_url(output, runs)
     try:
-        return output_store, open_store(runs_url)
+        return output_store, open_store(where)
     except UsageError:
         raise UsageError(
-            f"there are no runs in {runs_url}: convert something first, or name the place with --runs"
+            f"there are no runs in {where}: convert something first, or name the place with --runs"
         ) from None
 
 

@@ -18,7 +18,7 @@ def convert_partition(
     retries: int = 2,
     retry_failed: bool = False,
     steal: bool = True,
-    threads: int = 1,
+    threads: int | None = None,
     slots: int = 1,
     beat_seconds: float = 15.0,
     task_runs_per_second: float = 15.0,
@@ -38,7 +38,7 @@ def convert_partition(
         retries: How often a document is tried again after a transient error.
         retry_failed: Also try documents again that failed for good.
         steal: Take over unclaimed documents of other partitions when idle.
-        threads: Threads that an engine slot may use.
+        threads: Threads that an engine slot may use. Default: its share of the machine's cores.
         slots: Documents converted at the same time.
         beat_seconds: Seconds between heartbeats (15 at most).
         task_runs_per_second: This worker's share of the task runs that Prefect's server can record.

@@ -37,10 +37,8 @@ def retry_failures(
     from flows.convert_partition import convert_partition
     from tasks.entry import retry
 
-    return retry(
-        output,
-        get_run_logger(),
-        convert_partition,
+    parameters = dict(
+        output=output,
         run_id=run_id,
         runs=runs,
         category=category,
@@ -51,3 +49,4 @@ def retry_failures(
         password_file=password_file,
         launcher=launcher,
     )
+    return retry(parameters, get_run_logger(), convert_partition)

@@ -11,7 +11,19 @@ import urllib.error
 import urllib.request
 
 import httpx
+from prefect.client.schemas.objects import FlowRun
+from prefect.context import FlowRunContext
+from prefect.exceptions import PrefectException
 from prefect.settings import get_current_settings
+
+LOST = (httpx.HTTPError, PrefectException, OSError)
+"""What Prefect's client raises when the API can't be reached."""
+
+
+def current_flow_run() -> FlowRun | None:
+    """The flow run that the caller is part of, None outside of one."""
+    context = FlowRunContext.get()
+    return context.flow_run if context is not None else None
 
 
 def hush() -> None:

@@ -8,13 +8,11 @@ from __future__ import annotations
 import contextvars
 import logging
 import shlex
-import threading
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Protocol, cast
 from uuid import UUID
 
-import httpx
 from prefect.artifacts import (
     create_markdown_artifact,
     create_progress_artifact,
@@ -22,10 +20,9 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 from prefect.client.orchestration import get_client
-from prefect.context import FlowRunContext
-from prefect.exceptions import PrefectException
 from prefect.settings import PREFECT_UI_URL
 
+from tasks.api import LOST, current_flow_run
 from tasks.corpus import paths
 from tasks.corpus.audit import Reconciliation
 from tasks.corpus.failure_file import replay_command
@@ -33,15 +30,13 @@ from tasks.corpus.failures import Failure
 from tasks.corpus.names import printable
 from tasks.markup import code, plain
 from tasks.report import Report
+from tasks.ticker import Ticker
 
 SHOWN = 1000
 """Rows of a table artifact at most: the UI loads it whole."""
 PROGRESS_SECONDS = 10.0
 LOGGED_EVERY = 6
 """Every so many times the progress is a log line, too."""
-LOST = (httpx.HTTPError, PrefectException, OSError)
-"""What Prefect's client raises when the API can't be reached."""
-
 Log = logging.Logger | logging.LoggerAdapter[Any]
 
 
@@ -67,13 +62,13 @@ class HasProgress(Protocol):
 
 def name_flow_run(run_id: str, log: Log) -> None:
     """Give the current flow run the run's id as its name, and its tag: people find it by what all commands print."""
-    context = FlowRunContext.get()
-    if context is None or context.flow_run is None:
+    flow_run = current_flow_run()
+    if flow_run is None:
         return
-    tags = {*context.flow_run.tags, f"run:{run_id}"}
+    tags = {*flow_run.tags, f"run:{run_id}"}
     try:
         with get_client(sync_client=True) as client:
-            client.update_flow_run(context.flow_run.id, name=run_id, tags=sorted(tags))
+            client.update_flow_run(flow_run.id, name=run_id, tags=sorted(tags))
     except LOST as error:
         log.warning("The flow run could not be named %s: %s", run_id, error)
 
@@ -90,14 +85,13 @@ class RunProgress:
     def __init__(self, documents: int, log: Log, seconds: float = PROGRESS_SECONDS) -> None:
         self._documents = documents
         self._log = log
-        self._seconds = seconds
         self._latest: HasProgress | None = None
         self._lives: dict[int, int] = {}
         self._before = 0
         self._artifact: UUID | None = None
-        self._ended = threading.Event()
+        self._ticks = 0
         context = contextvars.copy_context()
-        self._thread = threading.Thread(target=context.run, args=(self._keep,), name="progress", daemon=True)
+        self._ticker = Ticker("progress", seconds, lambda: context.run(self._tick))
 
     def show(self, progress: HasProgress) -> None:
         """The newest numbers. Returns at once."""
@@ -114,22 +108,19 @@ class RunProgress:
         return min(self._documents, self._before + sum(self._lives.values()))
 
     def __enter__(self) -> RunProgress:
-        self._thread.start()
+        self._ticker.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._ended.set()
-        self._thread.join(timeout=5.0)
-
-    def _keep(self) -> None:
-        ticks = 0
-        while not self._ended.wait(self._seconds):
-            ticks += 1
-            self._publish(logged=ticks % LOGGED_EVERY == 0)
+        self._ticker.stop(patience=5.0)
         if self._artifact is not None:
             self._publish(logged=False)
+
+    def _tick(self) -> None:
+        self._ticks += 1
+        self._publish(logged=self._ticks % LOGGED_EVERY == 0)
 
     def _publish(self, *, logged: bool) -> None:
         latest = self._latest

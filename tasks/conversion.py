@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 import time
@@ -11,18 +10,21 @@ from typing import Any
 
 from prefect import Flow, task
 from prefect.cache_policies import NO_CACHE
-from prefect.context import FlowRunContext
 from prefect.exceptions import TerminationSignal
 from prefect.states import Completed, Failed
 
+from tasks.account import conclude, reconcile_run
+from tasks.api import current_flow_run
 from tasks.artifacts import RunProgress, name_flow_run, publish_run
+from tasks.cores import usable_cores
 from tasks.corpus.failures import PdfFlowsError, UsageError
 from tasks.launch import LocalLauncher, WorkPoolLauncher
+from tasks.lease import ParentLease
 from tasks.options import LauncherName, Options
 from tasks.passwords import read_passwords
 from tasks.plan import Planned, Selection, open_stores, plan_run
 from tasks.report import Report, RunState
-from tasks.supervise import Log, ParentLease, Progress, Supervision, conclude, end_former_lives, reconcile_run
+from tasks.supervise import Log, Progress, Supervision, end_former_lives
 
 TASK_RUNS_PER_SECOND = 30.0
 """What Prefect's server records without dropping any, with room to spare: measured 40 to 50 on one core."""
@@ -33,12 +35,10 @@ BEAT_S3_SECONDS = 15.0
 
 
 @task(name="plan", task_run_name="plan", cache_policy=NO_CACHE, persist_result=False)
-def plan(
-    options: Options, selection: Selection | None, note: Callable[[str], None], box: list[PdfFlowsError]
-) -> Planned | Any:
+def plan(work: Callable[[], Planned], box: list[PdfFlowsError]) -> Planned | Any:
     """List, settle names, freeze the manifest. A known error goes into `box` and becomes this task run's Failed state."""
     try:
-        return plan_run(options, selection, note)
+        return work()
     except PdfFlowsError as error:
         box.append(error)
         return Failed(message=str(error))
@@ -46,8 +46,9 @@ def plan(
 
 def worker_parameters(options: Options, planned: Planned, epoch: int) -> Callable[[int], dict[str, Any]]:
     """The parameters of each worker's flow run: where the run is, and what may differ between its starts."""
-    cores = os.process_cpu_count() if hasattr(os, "process_cpu_count") else len(os.sched_getaffinity(0))
-    shared = cores // options.workers if options.launcher is LauncherName.LOCAL else cores
+    # Only workers of this machine share its cores; others have what their own machine has.
+    local = options.launcher is LauncherName.LOCAL
+    threads = max(1, usable_cores() // options.workers) if local else None
     s3 = options.runs_url.startswith("s3://")
 
     def parameters(worker: int) -> dict[str, Any]:
@@ -60,7 +61,7 @@ def worker_parameters(options: Options, planned: Planned, epoch: int) -> Callabl
             "retries": options.retries,
             "retry_failed": options.retry_failed,
             "steal": options.steal,
-            "threads": max(1, shared),
+            "threads": threads,
             "beat_seconds": BEAT_S3_SECONDS if s3 else BEAT_FOLDER_SECONDS,
             "task_runs_per_second": TASK_RUNS_PER_SECOND / options.workers,
             "batch": BATCH if planned.spec.documents > options.task_run_limit else 1,
@@ -103,7 +104,8 @@ class Conversion:
         begun = time.monotonic()
         read_passwords(options.password_file)
         box: list[PdfFlowsError] = []
-        planned = plan(options, self._selection, log.info, box, return_state=True)
+        stores = open_stores(options)
+        planned = plan(lambda: plan_run(options, self._selection, note=log.info, stores=stores), box, return_state=True)
         if box:
             raise box[0]
         if not planned.is_completed():
@@ -113,9 +115,9 @@ class Conversion:
         name_flow_run(spec.run_id, log)
         for note in done.notes:
             log.warning("%s", note)
-        _, output, runs = open_stores(options)
-        context = FlowRunContext.get()
-        flow_run_id = str(context.flow_run.id) if context is not None and context.flow_run is not None else None
+        _, output, runs = stores
+        flow_run = current_flow_run()
+        flow_run_id = str(flow_run.id) if flow_run is not None else None
         s3 = options.runs_url.startswith("s3://")
         with ParentLease(runs, spec.run_id, flow_run_id, BEAT_S3_SECONDS if s3 else BEAT_FOLDER_SECONDS) as lease:
             before = 0

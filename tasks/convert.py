@@ -13,15 +13,15 @@ from typing import Any, Protocol
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
-from prefect.context import FlowRunContext
 from prefect.states import Completed, Failed
 
-from tasks.api import leave_when_api_is_gone
+from tasks.api import current_flow_run, leave_when_api_is_gone
 from tasks.artifacts import failure_rows, publish_table
 from tasks.corpus.failures import PdfFlowsError
 from tasks.corpus.ledger import Outcome, Record
 from tasks.corpus.manifest import Row
 from tasks.corpus.names import printable
+from tasks.fleet.local import when_parent_ends
 from tasks.quiet import expect_failed_state
 from tasks.worker import Log, Summary, Worker, WorkerSettings
 
@@ -45,10 +45,14 @@ def record_batch(name: str, records: list[tuple[str, str]]) -> Any:
     return Completed(message=f"{len(records)} documents, {len(failed)} failures")
 
 
-class Around(Protocol):
+class TaskRuns(Protocol):
     """Runs a document's work within Prefect's records."""
 
     def __call__(self, row: Row, work: Callable[[], Record]) -> Record: ...
+
+    def flush(self) -> None:
+        """Record what is not recorded yet."""
+        ...
 
 
 class PacedTaskRuns:
@@ -75,6 +79,9 @@ class PacedTaskRuns:
         box: list[Record] = []
         _ = context.run(convert_document, printable(row.key), work, box)
         return box[0]
+
+    def flush(self) -> None:
+        """Nothing is kept back."""
 
 
 class BatchedTaskRuns:
@@ -107,15 +114,17 @@ class BatchedTaskRuns:
             _ = context.run(record_batch, f"batch-{number}", records)
 
 
-def work_partition(settings: WorkerSettings, log: Log, passwords: list[str], around: Around) -> Summary:
+def work_partition(settings: WorkerSettings, log: Log, passwords: list[str], around: TaskRuns) -> Summary:
     """A worker's life within the current flow run; its failures end up in a table artifact."""
-    from tasks.fleet.local import when_parent_ends
-
-    context = FlowRunContext.get()
-    flow_run_id = str(context.flow_run.id) if context is not None and context.flow_run is not None else None
+    flow_run = current_flow_run()
     failed: list[Record] = []
     worker = Worker(
-        settings, log, passwords=passwords, around=around, flow_run_id=flow_run_id, on_failure=failed.append
+        settings,
+        log,
+        passwords=passwords,
+        around=around,
+        flow_run_id=str(flow_run.id) if flow_run is not None else None,
+        on_failure=failed.append,
     )
     if os.environ.get("PDF_FLOWS_PARENT_PIPE"):
         when_parent_ends(worker.drain)
@@ -123,8 +132,7 @@ def work_partition(settings: WorkerSettings, log: Log, passwords: list[str], aro
         with _drained_by_sigterm(worker):
             return worker.run()
     finally:
-        if isinstance(around, BatchedTaskRuns):
-            around.flush()
+        around.flush()
         if failed:
             publish_table(
                 f"failures-worker-{settings.worker}",

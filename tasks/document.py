@@ -35,7 +35,7 @@ from tasks.corpus.failures import Category, ConversionError, Failure, NotFound, 
 from tasks.corpus.ledger import LedgerWriter, Outcome, Publisher, Record, read_ledger
 from tasks.corpus.manifest import Row
 from tasks.corpus.paths import life as life_prefix
-from tasks.corpus.store import Store
+from tasks.corpus.store import Store, content_sha256
 from tasks.engines.markdown import Origin, assemble
 from tasks.engines.protocol import Asset, EngineResult, Limits, Page, Rendering
 from tasks.engines.sandbox import Aborted
@@ -207,7 +207,7 @@ class DocumentConverter:
         newest_first = intents[::-1]
         if stamp := dict(self._output.metadata(row.name)):
             return next((intent for intent in newest_first if stamp_of(self._life.run_id, intent) == stamp), None)
-        content = hashlib.sha256(self._output.read(row.name)).hexdigest()
+        content = content_sha256(self._output, row.name)
         return next((intent for intent in newest_first if intent.sha256 == content), None)
 
     def _holders(self, claim: Claim) -> Iterator[Holder]:

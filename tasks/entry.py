@@ -12,7 +12,7 @@ from prefect.states import Completed, Failed
 
 from tasks.conversion import Conversion, final_state
 from tasks.corpus.failures import StoreError, UsageError
-from tasks.options import LauncherName, Options, options_of
+from tasks.options import Options, options_of
 from tasks.plan import Selection
 from tasks.quiet import expect_failed_state
 from tasks.report import Report
@@ -53,37 +53,12 @@ def convert(parameters: dict[str, Any], log: Log, child: Flow[..., Any], *, dry_
         return _refused(hooks, log, error)
 
 
-def retry(
-    output: str,
-    log: Log,
-    child: Flow[..., Any],
-    *,
-    run_id: str | None,
-    runs: str | None,
-    category: str | None,
-    partial: bool,
-    documents: list[str] | None,
-    workers: int,
-    retries: int,
-    password_file: str | None,
-    launcher: str,
-) -> Any:
+def retry(parameters: dict[str, Any], log: Log, child: Flow[..., Any]) -> Any:
     """The body of retry-failures: a new run over what the named one recorded as failed."""
     hooks = HOOKS.get() or Hooks()
     expect_failed_state()
     try:
-        options, selection = select(
-            output,
-            run_id=run_id,
-            runs=runs,
-            category=category,
-            partial=partial,
-            documents=documents,
-            workers=workers,
-            retries=retries,
-            password_file=password_file,
-            launcher=LauncherName(launcher),
-        )
+        options, selection = select(**parameters)
         log.info("Converting %d documents of run %s again", len(selection.documents), selection.run_id)
         return _run(options, log, child, selection, hooks)
     except UsageError as error:
@@ -97,7 +72,6 @@ def _run(options: Options, log: Log, child: Flow[..., Any], selection: Selection
         report = conversion.run()
     except StoreError as error:
         log.error("%s", error)  # noqa: TRY400 - one line is what a person needs
-        hooks.error = None
         return Failed(name="Stopped", message=str(error))
     hooks.report = report
     return final_state(report)

@@ -9,31 +9,38 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-import httpx
 from prefect import Flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import FlowRun, StateType
-from prefect.context import FlowRunContext
 from prefect.deployments import run_deployment
-from prefect.exceptions import ObjectNotFound, PrefectException
+from prefect.exceptions import ObjectNotFound
 from prefect.settings import get_current_settings
 from prefect.states import Cancelling, Crashed, Pending
 from prefect.tasks import Task
 
+from tasks import worker_flow, worker_process
+from tasks.api import LOST, current_flow_run
 from tasks.corpus.failures import UsageError
 from tasks.fleet.launcher import Handle
 from tasks.fleet.local import LocalProcess
 
 ROOT = Path(__file__).resolve().parent.parent
 DEPLOYMENT = "convert-partition/convert-partition"
-LOST = (httpx.HTTPError, PrefectException, OSError)
-"""What Prefect's client raises when the API can't be reached."""
-
 _log = logging.getLogger("pdf_flows.launch")
 
 Parameters = Callable[[int], dict[str, Any]]
 """The parameters of a worker's flow run."""
+
+
+def worker_name(worker: int, launch: int) -> str:
+    """How a worker's flow run is called behind the run's id."""
+    return f"worker-{worker}" + (f"-launch-{launch}" if launch else "")
+
+
+def worker_tags(run_id: str, worker: int) -> list[str]:
+    """What a worker's flow run is found by."""
+    return [f"run:{run_id}", f"worker:{worker}"]
 
 
 def child_environment() -> dict[str, str]:
@@ -104,25 +111,21 @@ class LocalLauncher:
 
     def launch(self, worker: int, launch: int) -> Handle:
         run = self._flow_run(worker, launch)
-        environment = dict(self._environment)
-        if run is not None:
-            from tasks import worker_flow
-
-            command = worker_flow.command_line(run.id)
-        else:
-            from tasks.worker_process import command_line
-
-            command = command_line(self._parameters(worker))
-        process = LocalProcess(command, env=environment, cwd=ROOT, line=self._line)
-        return LocalWorker(process, run.id if run is not None else None)
+        flow_run_id = run.id if run is not None else None
+        command = (
+            worker_flow.command_line(flow_run_id)
+            if flow_run_id is not None
+            else worker_process.command_line(self._parameters(worker))
+        )
+        process = LocalProcess(command, env=self._environment, cwd=ROOT, line=self._line)
+        return LocalWorker(process, flow_run_id)
 
     def poll(self) -> None:
         """Processes are polled one by one; that costs nothing here."""
 
     def _flow_run(self, worker: int, launch: int) -> FlowRun | None:
-        context = FlowRunContext.get()
-        name = f"worker-{worker}" if launch == 0 else f"worker-{worker}-launch-{launch}"
-        parent = context.flow_run if context is not None else None
+        name = worker_name(worker, launch)
+        parent = current_flow_run()
         try:
             with get_client(sync_client=True) as client:
                 link = None
@@ -139,7 +142,7 @@ class LocalLauncher:
                     name=f"{self._run_id}-{name}",
                     parameters=self._parameters(worker),
                     parent_task_run_id=link.id if link is not None else None,
-                    tags=[f"run:{self._run_id}", f"worker:{worker}"],
+                    tags=worker_tags(self._run_id, worker),
                     state=Pending(),
                 )
         except LOST as error:
@@ -179,7 +182,6 @@ class WorkPoolLauncher:
         self._epoch = epoch
         self._deployment = deployment
         self._runs: dict[UUID, PoolWorker] = {}
-        self._read = 0.0
 
     def launch(self, worker: int, launch: int) -> Handle:
         try:
@@ -188,8 +190,8 @@ class WorkPoolLauncher:
                 parameters=self._parameters(worker),
                 timeout=0,
                 as_subflow=True,
-                flow_run_name=f"{self._run_id}-worker-{worker}" + (f"-launch-{launch}" if launch else ""),
-                tags=[f"run:{self._run_id}", f"worker:{worker}"],
+                flow_run_name=f"{self._run_id}-{worker_name(worker, launch)}",
+                tags=worker_tags(self._run_id, worker),
                 idempotency_key=f"{self._run_id}:{self._epoch}:{worker}:{launch}",
             )
         except ObjectNotFound as error:

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from tasks.corpus.failures import UsageError
+from tasks.corpus.names import RUNS
 from tasks.corpus.paths import check_run_id
 from tasks.corpus.runs import Identity
 from tasks.engines.protocol import EngineName, Limits, Rendering
@@ -21,6 +22,16 @@ class LauncherName(StrEnum):
     """Processes of the machine that runs the parent."""
     WORK_POOL = "work-pool"
     """Flow runs of the deployment convert-partition, on its work pool."""
+
+
+def one_spelling(url: str) -> str:
+    """Folders as absolute paths: however a folder is written, it is the same. Addresses as they are."""
+    return url if "://" in url else str(Path(url).expanduser().absolute())
+
+
+def runs_url(output: str, runs: str | None = None) -> str:
+    """`<runs>`: below the output, unless another place is named."""
+    return one_spelling(runs) if runs is not None else f"{one_spelling(output).rstrip('/')}/{RUNS}"
 
 
 class Options(BaseModel):
@@ -49,15 +60,12 @@ class Options(BaseModel):
     @field_validator("input", "output", "runs")
     @classmethod
     def _one_spelling(cls, url: str | None) -> str | None:
-        """Folders become absolute: however a folder is written, it is the same run."""
-        if url is None or "://" in url:
-            return url
-        return str(Path(url).expanduser().absolute())
+        return one_spelling(url) if url is not None else None
 
     @property
     def runs_url(self) -> str:
         """`<runs>`: defaults to `<output>/_runs`."""
-        return self.runs or f"{self.output.rstrip('/')}/_runs"
+        return runs_url(self.output, self.runs)
 
     @property
     def identity(self) -> Identity:

@@ -11,28 +11,25 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from tasks.corpus import names, paths
-from tasks.corpus.audit import reconcile
 from tasks.corpus.failures import Category, Failure, Phase, UsageError
-from tasks.corpus.ledger import read_ledger
 from tasks.corpus.lives import Observer
-from tasks.corpus.manifest import Manifest, Row, write_rows
+from tasks.corpus.manifest import Row, write_rows
+from tasks.corpus.outputs import existing_outputs
 from tasks.corpus.runs import (
     RunSpec,
     claim_output,
     create_run,
     difference,
     latest,
+    load_manifest,
     new_run_id,
     read_run,
-    starts,
 )
 from tasks.corpus.store import ObjectInfo, Store, open_store
 from tasks.options import Options
+from tasks.previous import Previous, Versions, notes_on, previous_runs
 from tasks.report import read_report
 from tasks.scratch import scratch_folder
-
-ROOM = "_runs/"
-"""What an output's listing leaves out."""
 
 
 class Selection(BaseModel):
@@ -60,18 +57,11 @@ class Planned(BaseModel):
     """What a person should know: outputs of another engine or of an older version of the document."""
 
 
-class Previous(BaseModel):
-    """What earlier runs on this output tell."""
-
-    failures: dict[str, tuple[int, str, Failure]] = {}
-    """key -> size, etag, permanent failure: carried over while content, engine and limits are the same."""
-    engine: str | None = None
-    run_id: str | None = None
-    whole: RunSpec | None = None
-    """The newest run over all of the same input."""
+Stores = tuple[Store, Store, Store]
+"""Input, output and `<runs>`."""
 
 
-def open_stores(options: Options) -> tuple[Store, Store, Store]:
+def open_stores(options: Options) -> Stores:
     """Input, output and `<runs>`, each proved usable. Raises UsageError with one clear line."""
     source = open_store(options.input)
     output = open_store(options.output, writable=True)
@@ -100,9 +90,10 @@ def list_documents(source: Store, limit: int | None = None) -> Iterator[ObjectIn
     return documents if limit is None else islice(documents, limit)
 
 
-def existing_outputs(output: Store) -> set[str]:
-    """Names of all Markdown that is there: one listing, whatever the number of documents."""
-    return {info.key for info in output.list(skip=ROOM) if info.key.endswith(".md")}
+def refuse_nothing(source: Store) -> None:
+    """Raises UsageError for an input without a single PDF."""
+    if next(list_documents(source), None) is None:
+        raise UsageError(f"no PDFs (*.pdf) in {source.url}: nothing to convert")
 
 
 def freeze(
@@ -120,7 +111,7 @@ def freeze(
     Args:
         earlier: the rows of an earlier run on the same input, by which stale outputs are known.
     """
-    versions = _Versions(earlier)
+    versions = Versions(earlier)
     seen: set[int] = set()
     index = 0
     for info in documents:
@@ -157,36 +148,18 @@ def freeze(
         index += 1
 
 
-class _Versions:
-    """Walks an earlier manifest along with a listing, both in order of the keys' bytes."""
-
-    def __init__(self, earlier: Iterable[Row]) -> None:
-        # A name that can't be supported stands in a manifest under another spelling, out of order.
-        self._rows = (row for row in earlier if row.failure is None or row.failure.category is not Category.NAME)
-        self._next = next(self._rows, None)
-
-    def changed(self, info: ObjectInfo) -> bool:
-        """Whether an output of this document would be of another version. Keys must come in rising order."""
-        key = info.key.encode()
-        while self._next is not None and self._next.key.encode() < key:
-            self._next = next(self._rows, None)
-        row = self._next
-        if row is None or row.key != info.key:
-            return False
-        return row.stale if (row.size, row.etag) == (info.size, info.etag) else True
-
-
 def plan_run(
     options: Options,
     selection: Selection | None = None,
     note: Callable[[str], None] = lambda text: None,
     sleep: Callable[[float], None] = time.sleep,
+    stores: Stores | None = None,
 ) -> Planned:
     """Resume the run that is asked for (or was left unfinished), or freeze a new one.
 
     Raises UsageError for everything that the user can mend: unknown run, other parameters, no PDFs, another live run.
     """
-    source, output, runs = open_stores(options)
+    source, output, runs = stores or open_stores(options)
     output.probe()
     runs.probe()
     observer = Observer(runs, time.monotonic)
@@ -201,8 +174,7 @@ def plan_run(
             claim_output(runs, left.run_id, observer, sleep)
             note(f"Going on with run {left.run_id}, which did not finish")
             return _resumed(left, runs, output)
-    if next(list_documents(source), None) is None:
-        raise UsageError(f"no PDFs (*.pdf) in {source.url}: nothing to convert")
+    refuse_nothing(source)
     previous = previous_runs(options, runs)
     outputs = existing_outputs(output)
     run_id = new_run_id()
@@ -285,13 +257,6 @@ def _move_away(spec: RunSpec, runs: Store, output: Store) -> None:
     runs.create(marker, b"")
 
 
-def load_manifest(runs: Store, spec: RunSpec, folder: Path) -> Manifest:
-    """The run's manifest, in a local file."""
-    path = folder / "manifest"
-    runs.fetch(spec.manifest, path)
-    return Manifest(path)
-
-
 def _unfinished(options: Options, runs: Store, source: Store) -> RunSpec | None:
     """The latest run, if it did not come to its end and would convert just what this call asks for."""
     run_id = latest(runs)
@@ -314,69 +279,3 @@ def _unfinished(options: Options, runs: Store, source: Store) -> RunSpec | None:
             if row.key != info.key and names.unsupported(info.key) is None:
                 return None
     return spec
-
-
-def previous_runs(options: Options, runs: Store) -> Previous:
-    """Permanent failures of the newest runs with the same input, engine and limits, back to the last whole one.
-
-    The newest run that had a document decides: a retry that converted it, or that failed for a passing cause, lifts what an
-    older run said.
-    """
-    same: list[RunSpec] = []
-    engine: str | None = None
-    newest: str | None = None
-    whole: RunSpec | None = None
-    for run_id in dict.fromkeys(start.run_id for _, start in reversed(starts(runs))):
-        try:
-            spec = read_run(runs, run_id)
-        except UsageError:
-            continue
-        newest, engine = newest or run_id, engine or spec.identity.engine
-        if spec.identity.input == options.identity.input and spec.retry_of is None and spec.identity.limit is None:
-            whole = whole or spec
-        if (spec.identity.input, spec.identity.engine, spec.identity.limits) != (
-            options.identity.input,
-            options.identity.engine,
-            options.identity.limits,
-        ):
-            continue
-        same.append(spec)
-        if spec.retry_of is None and spec.identity.limit is None:
-            break
-    found: dict[str, tuple[int, str, Failure]] = {}
-    for spec in reversed(same):
-        _update_failures(found, runs, spec)
-    return Previous(failures=found, engine=engine, run_id=newest, whole=whole)
-
-
-def _update_failures(found: dict[str, tuple[int, str, Failure]], runs: Store, spec: RunSpec) -> None:
-    """Bring permanent failures up to date with a run that came later."""
-    report = read_report(runs, spec.run_id)
-    if not found and report is not None and report.failed + report.quarantined == 0:
-        return
-    with scratch_folder() as folder:
-        manifest = load_manifest(runs, spec, folder)
-        records = read_ledger(runs, [paths.workers(spec.run_id)])
-        failed = {f.index: f.failure for f in reconcile(manifest.rows(), records, None).failures}
-        for row in manifest.rows():
-            failure = failed.get(row.index)
-            if failure is not None and not failure.retryable:
-                found[row.key] = (row.size, row.etag, failure)
-            else:
-                found.pop(row.key, None)
-
-
-def notes_on(previous: Previous, options: Options, done: int, stale: int) -> list[str]:
-    """What a person should know of outputs that are there already."""
-    notes = []
-    if done and previous.engine not in (None, options.engine.value):
-        notes.append(
-            f"{done:,} outputs are there already, the last run was by engine {previous.engine} ({previous.run_id}): "
-            "they are skipped; --overwrite converts them again"
-        )
-    if stale:
-        notes.append(
-            f"{stale:,} outputs were made from older versions of their documents: they are skipped; "
-            "--overwrite converts everything again"
-        )
-    return notes

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 
 from tasks.corpus.claims import Claim
 from tasks.corpus.failures import StoreError
 from tasks.corpus.ledger import LedgerWriter, Record
-from tasks.corpus.store import Store
+from tasks.corpus.store import Store, content_sha256
 
 
 class Publishing:
@@ -56,7 +55,7 @@ class Publishing:
         # content is the same, so only a claim that nobody took over proves anything; else the intents settle it later.
         return (
             intent.name in self._unsure
-            and hashlib.sha256(self._output.read(intent.name)).hexdigest() == intent.sha256
+            and content_sha256(self._output, intent.name) == intent.sha256
             and self._still_mine(claim)
         )
 

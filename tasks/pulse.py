@@ -14,6 +14,7 @@ from tasks.corpus.failures import Category, Fenced, NotFound, StoreError
 from tasks.corpus.ledger import Counts, LedgerWriter, Record
 from tasks.corpus.lives import BEAT_SECONDS, DOUBT_SECONDS, Heartbeat
 from tasks.corpus.store import Store
+from tasks.ticker import Ticker
 
 PARENT_PATIENCE_SECONDS = 180.0
 """A worker whose parent's heartbeat stood still so long drains."""
@@ -61,27 +62,24 @@ class Pulse:
         self._ledger = ledger
         self._failures = failures
         self._drain = drain
-        self._seconds = min(seconds, BEAT_SECONDS)
         self._lock = threading.Lock()
         self._beating = threading.Lock()
         self._state = Heartbeat()
         self._beaten = boot_seconds()
-        self._end = threading.Event()
         self._fenced = False
         self._parent_seen: tuple[int, float] | None = None
         self._said: set[str] = set()
-        self._thread = threading.Thread(target=self._run, name="pulse", daemon=True)
+        self._ticker = Ticker("pulse", min(seconds, BEAT_SECONDS), self._tick)
 
     def __enter__(self) -> Pulse:
         self.beat()
-        self._thread.start()
+        self._ticker.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._end.set()
-        self._thread.join(timeout=30)
+        self._ticker.stop()
 
     # -- what the work tells ---------------------------------------------------------------------------------------
 
@@ -170,18 +168,15 @@ class Pulse:
 
     def close(self, ended: str) -> None:
         """The last beat: nothing will be published any more. A store that fails now only delays the successor."""
-        self._end.set()
+        self._ticker.stop()
         self._try(self._failures.write)
         self._try(lambda: self.beat(ended))
 
     # -- the thread ------------------------------------------------------------------------------------------------
 
-    def _run(self) -> None:
-        while not self._end.wait(self._seconds):
-            self._try(self.beat)
-            self._try(self._look)
-            self._try(self._ledger.flush_if_due)
-            self._try(self._failures.write)
+    def _tick(self) -> None:
+        for step in (self.beat, self._look, self._ledger.flush_if_due, self._failures.write):
+            self._try(step)
 
     def _look(self) -> None:
         if self.fenced():

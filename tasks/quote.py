@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 import random
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,17 +11,20 @@ from statistics import fmean, stdev
 
 from pydantic import BaseModel, ConfigDict
 
+from tasks.cores import usable_cores
 from tasks.corpus import names
 from tasks.corpus.failures import Category, ConversionError, StoreError, UsageError
 from tasks.corpus.manifest import Row
+from tasks.corpus.outputs import existing_outputs
 from tasks.corpus.partition import partition_of
-from tasks.corpus.runs import starts
+from tasks.corpus.runs import load_manifest, starts
 from tasks.corpus.store import Store, open_store
 from tasks.engines.sandbox import Sandbox
 from tasks.options import Options
 from tasks.passwords import read_passwords
-from tasks.plan import ROOM, Previous, freeze, list_documents, load_manifest, notes_on, previous_runs
+from tasks.plan import freeze, list_documents, refuse_nothing
 from tasks.pool import SandboxPool
+from tasks.previous import Previous, notes_on, previous_runs
 from tasks.report import read_report
 from tasks.scratch import scratch_folder
 
@@ -94,6 +96,7 @@ class Quote(BaseModel):
 def quote(options: Options) -> Quote:
     """Look at everything, convert nothing, write nothing but local copies that are deleted at once."""
     source = open_store(options.input)
+    refuse_nothing(source)
     passwords = read_passwords(options.password_file)
     runs, outputs = _looked_at(options)
     previous = previous_runs(options, runs) if runs is not None else Previous()
@@ -111,8 +114,6 @@ def quote(options: Options) -> Quote:
                 earlier=earlier,
             )
         )
-    if not rows:
-        raise UsageError(f"no PDFs (*.pdf) in {source.url}: nothing to convert")
     waiting = [row for row in rows if not row.done and row.failure is None]
     sample = waiting
     if len(waiting) > SAMPLE:
@@ -164,7 +165,7 @@ def _looked_at(options: Options) -> tuple[Store | None, set[str]]:
     """`<runs>` and the outputs, as far as they exist: a quote creates nothing."""
     try:
         output = open_store(options.output)
-        outputs = {info.key for info in output.list(skip=ROOM) if info.key.endswith(".md")}
+        outputs = existing_outputs(output)
     except UsageError:
         if not options.output.startswith("s3://"):
             return None, set()
@@ -179,7 +180,7 @@ def _inspect(
     source: Store, rows: list[Row], options: Options, passwords: list[str]
 ) -> tuple[list[int], list[Troubled]]:
     """Pages of each document (0 for those that can't be opened), and what is wrong with these."""
-    slots = min(len(os.sched_getaffinity(0)), max(1, len(rows) // 8))
+    slots = min(usable_cores(), max(1, len(rows) // 8))
     counts: list[int] = []
     troubled: list[Troubled] = []
     with scratch_folder() as scratch:
@@ -248,7 +249,7 @@ def _duplicates(source: Store, rows: Iterable[Row]) -> list[Troubled]:
 
 def _rate(options: Options, runs: Store | None) -> tuple[float, bool]:
     """Pages a second of all workers together: the newest run's with this engine, else assumed."""
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     assumed = ASSUMED_PAGES_PER_SECOND * min(options.workers, cores)
     if runs is None:
         return assumed, False

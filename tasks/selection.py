@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from tasks.account import reconcile_run
 from tasks.corpus.failures import Category, UsageError
-from tasks.corpus.runs import RunSpec, resolve
+from tasks.corpus.runs import RunSpec, load_manifest, resolve
 from tasks.corpus.store import Store, open_store
 from tasks.engines.protocol import EngineName, Limits, Rendering
-from tasks.options import LauncherName, Options
-from tasks.plan import Selection, load_manifest
+from tasks.options import LauncherName, Options, runs_url
+from tasks.plan import Selection
 from tasks.scratch import scratch_folder
-from tasks.supervise import reconcile_run
 
 
 def select(
@@ -23,7 +23,7 @@ def select(
     workers: int,
     retries: int,
     password_file: str | None,
-    launcher: LauncherName = LauncherName.LOCAL,
+    launcher: str = LauncherName.LOCAL,
 ) -> tuple[Options, Selection]:
     """The retry's options (those of the run, where a retry has no say) and its documents.
 
@@ -32,7 +32,7 @@ def select(
     if category is not None and category not in {known.value for known in Category}:
         known = ", ".join(sorted(known.value for known in Category))
         raise UsageError(f"unknown category {category!r}: one of {known}")
-    runs_store = open_store(runs or f"{output.rstrip('/')}/_runs")
+    runs_store = open_store(runs_url(output, runs))
     spec = resolve(runs_store, run_id)
     identity = spec.identity
     options = Options(
@@ -45,7 +45,7 @@ def select(
         rendering=Rendering.model_validate(identity.rendering),
         retries=retries,
         password_file=password_file,
-        launcher=launcher,
+        launcher=LauncherName(launcher),
         # A retry is meant to fail again here and there: its state says so without being Failed.
         max_failure_rate=1.0,
     )

@@ -5,31 +5,23 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import threading
 import time
 from collections.abc import Callable
-from types import TracebackType
 from typing import Any
 
 from pydantic import BaseModel
 
 from tasks.corpus import paths
-from tasks.corpus.audit import Reconciliation, reconcile
-from tasks.corpus.failures import Category, NotFound, PdfFlowsError, StoreError
-from tasks.corpus.ledger import read_ledger
-from tasks.corpus.lives import Heartbeat, Observer, fence, numbers, take_number, this_life
+from tasks.corpus.failures import PdfFlowsError, StoreError
+from tasks.corpus.lives import Heartbeat, Observer, fence, numbers
 from tasks.corpus.runs import RunSpec
 from tasks.corpus.store import Store
 from tasks.fleet.launcher import Handle, Launcher
-from tasks.fleet.supervisor import Act, Fleet, Phase, WorkerState, due, ended
-from tasks.plan import existing_outputs, load_manifest
+from tasks.fleet.supervisor import Fleet, Phase, WorkerState, due, ended
+from tasks.lease import ParentLease
 from tasks.pulse import tripped
-from tasks.report import Report, RunState, judge, write_report
-from tasks.scratch import scratch_folder
 
 TICK_SECONDS = 0.25
-REFUSED_SECONDS = 10.0
-"""How long the parent's heartbeat may be refused (disk full, read-only) before the run is stopped."""
 DRAIN_SECONDS = 45.0
 """How long drained workers may take before they are killed (their own grace is 20 s)."""
 
@@ -44,64 +36,6 @@ class Progress(BaseModel):
     processed: dict[int, int] = {}
     failed: int = 0
     pages: int = 0
-
-
-class ParentLease:
-    """The parent's lease and heartbeat: while it beats, workers know that they have a parent, and no other parent starts."""
-
-    def __init__(self, runs: Store, run_id: str, flow_run_id: str | None, seconds: float) -> None:
-        self._runs = runs
-        prefix = paths.parents(run_id)
-        self.epoch = take_number(runs, prefix, "lease.json", this_life(flow_run_id=flow_run_id))
-        self.prefix = paths.parent(run_id, self.epoch)
-        self._seconds = seconds
-        self._state = Heartbeat()
-        self._refusal: tuple[float, StoreError] | None = None
-        self._end = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="lease", daemon=True)
-
-    def __enter__(self) -> ParentLease:
-        self._beat()
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._end.set()
-        self._thread.join(timeout=30)
-        self._state.ended = "ended" if error is None else f"{type(error).__name__}"
-        self._beat()
-
-    def stop(self, reason: str) -> None:
-        """Tell every worker to stop claiming."""
-        try:
-            self._runs.create(f"{self.prefix}stop.json", reason.encode())
-        except StoreError as failure:
-            _log.warning("%s", failure)
-
-    def _run(self) -> None:
-        while not self._end.wait(self._seconds):
-            self._beat()
-
-    def refusal(self) -> str | None:
-        """Why nothing can be written down any more (a full disk, a read-only output), once that lasted a while."""
-        if self._refusal is None or time.monotonic() - self._refusal[0] < REFUSED_SECONDS:
-            return None
-        return f"{self._refusal[1].category}: {self._refusal[1]}"
-
-    def _beat(self) -> None:
-        self._state.counter += 1
-        try:
-            self._runs.put(f"{self.prefix}heartbeat.json", self._state.model_dump_json().encode())
-        except StoreError as failure:
-            if failure.category not in (Category.DISK_FULL, Category.FORBIDDEN):
-                _log.warning("%s", failure)
-            elif self._refusal is None:
-                self._refusal = (time.monotonic(), failure)
-                _log.warning("%s", failure)
-        else:
-            self._refusal = None
 
 
 class Supervision:
@@ -177,13 +111,8 @@ class Supervision:
                 continue
             del self._handles[worker.worker]
             self._look_at(worker)
-            for act in ended(worker, status, now):
-                if act is Act.FENCE:
-                    self._fence(worker.worker, f"exit status {status}")
-            if worker.due >= now and worker.phase.value == Phase.WAITING and not self._fleet.stopping:
-                self._log.warning(
-                    "Worker %d died (exit status %d): relaunched in %.0f s", worker.worker, status, worker.due - now
-                )
+            if ended(worker, status, now):
+                self._bury(worker, status, now)
         if (refusal := self._lease.refusal()) is not None:
             self.stop(refusal)
         if self._reason is not None and not self._fleet.stopping:
@@ -248,14 +177,17 @@ class Supervision:
         self._lives[worker] = known
         return known if known > self._former[worker] else None
 
-    def _fence(self, worker: int, why: str) -> None:
+    def _bury(self, worker: WorkerState, status: int, now: float) -> None:
+        """Fence a life that died: its successor takes over at once what it held."""
         try:
-            for attempt in numbers(self._runs, paths.worker(self._spec.run_id, worker)):
-                prefix = paths.life(self._spec.run_id, worker, attempt)
-                if self._observer.over(prefix) is None or self._observer.over(prefix) == "process gone":
-                    fence(self._runs, prefix, why)
+            attempt = self._newest_life(worker.worker)
+            if attempt is not None:
+                fence(self._runs, paths.life(self._spec.run_id, worker.worker, attempt), f"exit status {status}")
         except StoreError as failure:
             _log.warning("%s", failure)
+        if worker.phase is Phase.WAITING and not self._fleet.stopping:
+            wait = max(0.0, worker.due - now)
+            self._log.warning("Worker %d died (exit status %d): relaunched in %.0f s", worker.worker, status, wait)
 
     def _cause(self, worker: int) -> str:
         try:
@@ -281,70 +213,3 @@ def end_former_lives(runs: Store, run_id: str) -> int:
             if verdict is None and life is not None and life.process.here() and not life.process.gone():
                 os.kill(life.process.pid, signal.SIGKILL)
     return count
-
-
-def reconcile_run(runs: Store, output: Store, spec: RunSpec) -> Reconciliation:
-    """The run's accounting, from manifest, ledger and one listing of the output."""
-    import hashlib
-
-    def content(name: str) -> str | None:
-        try:
-            return hashlib.sha256(output.read(name)).hexdigest()
-        except NotFound:
-            return None
-
-    with scratch_folder() as folder:
-        manifest = load_manifest(runs, spec, folder)
-        records = read_ledger(runs, [paths.workers(spec.run_id)])
-        return reconcile(manifest.rows(), records, existing_outputs(output), content)
-
-
-def conclude(
-    runs: Store,
-    output: Store,
-    spec: RunSpec,
-    *,
-    stopped: str | None,
-    seconds: float,
-    pages_before: int,
-    max_failure_rate: float,
-) -> tuple[Report, Reconciliation]:
-    """Account for the run and write its report."""
-    result = reconcile_run(runs, output, spec)
-    account = result.account
-    state, why = judge(account, stopped, max_failure_rate)
-    pages = max(0, account.pages - pages_before)
-    report = Report(
-        run_id=spec.run_id,
-        state=state,
-        why=why,
-        input=spec.identity.input,
-        output=spec.identity.output,
-        **account.model_dump(
-            include={
-                "documents",
-                "converted",
-                "skipped",
-                "partial",
-                "failed",
-                "quarantined",
-                "remaining",
-                "recovered",
-                "duplicates",
-                "lost",
-                "pages",
-                "categories",
-            }
-        ),
-        seconds=round(seconds, 2),
-        pages_per_second=round(pages / seconds, 3) if seconds > 0 else 0.0,
-        engine=spec.identity.engine,
-        report=f"{runs.url.rstrip('/')}/{paths.report(spec.run_id)}",
-    )
-    try:
-        write_report(runs, report)
-    except StoreError as failure:
-        # Without it the run counts as unfinished, and the next call goes on with it.
-        cause = stopped or f"{failure.category}: {failure}"
-        return report.model_copy(update={"state": RunState.STOPPED, "why": cause}), result
-    return report, result

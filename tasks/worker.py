@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from tasks.candidates import Candidates
+from tasks.cores import usable_cores
 from tasks.corpus import names, paths
 from tasks.corpus.claims import Claim, Claims, Holder
 from tasks.corpus.failure_file import FailureFile
@@ -52,7 +53,8 @@ class WorkerSettings(BaseModel):
     retry_failed: bool = False
     steal: bool = True
     slots: int = 1
-    threads: int = 1
+    threads: int | None = None
+    """Of an engine slot; None: its share of this machine's cores."""
     recycle_after: int = 50
     engine_options: dict[str, Any] = {}
     beat_seconds: float = 15.0
@@ -112,7 +114,7 @@ class Worker:
                 lambda place: Sandbox(
                     EngineName(identity.engine),
                     limits,
-                    threads=settings.threads,
+                    threads=settings.threads or max(1, usable_cores() // settings.slots),
                     recycle_after=settings.recycle_after,
                     engine_options=settings.engine_options,
                     scratch=place,

@@ -22,19 +22,19 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt
 import tasks.corpus.runs
 import tasks.plan
 import tasks.worker
+from tasks.account import reconcile_run
 from tasks.corpus import paths
 from tasks.corpus.audit import Account, Reconciliation
 from tasks.corpus.failures import Category, PdfFlowsError, StoreError
 from tasks.corpus.ledger import Record, read_ledger
 from tasks.corpus.lives import Life, Observer, Process, fence, numbers, this_life
-from tasks.corpus.runs import RunSpec
+from tasks.corpus.runs import RunSpec, load_manifest
 from tasks.corpus.store import ObjectInfo, Store, open_store
 from tasks.document import DocumentConverter
 from tasks.engines.dummy import DummyEngine, DummyOptions
 from tasks.engines.protocol import EngineName, EngineResult, Limits, Rendering
 from tasks.options import Options
-from tasks.plan import Planned, load_manifest, plan_run
-from tasks.supervise import reconcile_run
+from tasks.plan import Planned, plan_run
 from tasks.worker import Summary, Worker, WorkerSettings
 
 LOG = logging.getLogger("tests.lives")

@@ -6,6 +6,7 @@ import secrets
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -13,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from tasks.corpus import paths
 from tasks.corpus.failures import NotFound, StoreError, UsageError
 from tasks.corpus.lives import Life, Observer, numbers, this_life
+from tasks.corpus.manifest import Manifest
 from tasks.corpus.paths import SCHEMA
 from tasks.corpus.store import Store
 
@@ -114,6 +116,13 @@ def latest(runs: Store) -> str | None:
     """The run that was started or resumed last; starts that never became a run (no PDFs, killed) are passed over."""
     ids = dict.fromkeys(_read_start(runs, number).run_id for number in reversed(_numbers(runs)))
     return next((run_id for run_id in ids if runs.head(paths.run(run_id)) is not None), None)
+
+
+def load_manifest(runs: Store, spec: RunSpec, folder: Path) -> Manifest:
+    """The run's manifest, copied into a local folder."""
+    path = folder / "manifest"
+    runs.fetch(spec.manifest, path)
+    return Manifest(path)
 
 
 def resolve(runs: Store, run_id: str | None) -> RunSpec:

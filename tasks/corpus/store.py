@@ -7,6 +7,7 @@ store failed, refused or is full) after the backend's own retries.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -120,3 +121,8 @@ def check_readable(store: Store) -> None:
         next(iter(first.list()), None)
     except StoreError as e:
         raise UsageError(str(e)) from e
+
+
+def content_sha256(store: Store, key: str) -> str:
+    """sha256 of an object's content, hexadecimal. Raises NotFound."""
+    return hashlib.sha256(store.read(key)).hexdigest()

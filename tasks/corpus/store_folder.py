@@ -58,7 +58,7 @@ class FolderStore:
             mode = path.stat().st_mode
         except FileNotFoundError:
             if not create:
-                raise UsageError(f"input folder does not exist: {printable(url)}") from None
+                raise UsageError(f"no such folder: {printable(url)}") from None
         except OSError as e:
             raise UsageError(f"cannot open the folder {printable(url)}: {e.strerror}: name another folder") from e
         else:

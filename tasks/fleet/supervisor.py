@@ -23,14 +23,6 @@ class Phase(StrEnum):
     GIVEN_UP = "given up"
 
 
-class Act(StrEnum):
-    """What to do about a worker."""
-
-    LAUNCH = "launch"
-    FENCE = "fence"
-    """Forbid its last life to publish."""
-
-
 @dataclass(slots=True)
 class WorkerState:
     """What the supervisor knows of one worker."""
@@ -60,11 +52,11 @@ class Fleet:
         return all(w.phase in done or (self.stopping and w.phase is Phase.WAITING) for w in self.workers)
 
 
-def ended(worker: WorkerState, status: int, now: float) -> list[Act]:
-    """A life ended with an exit status. Changes the worker; returns what to do at once."""
+def ended(worker: WorkerState, status: int, now: float) -> bool:
+    """A life ended with an exit status. Changes the worker; True if it died: then fence it before anything else."""
     if status == 0:
         worker.phase = Phase.ENDED
-        return []
+        return False
     progressed = worker.outcomes > worker.outcomes_at_death
     worker.deaths = 1 if progressed else worker.deaths + 1
     worker.outcomes_at_death = worker.outcomes
@@ -73,7 +65,7 @@ def ended(worker: WorkerState, status: int, now: float) -> list[Act]:
     else:
         worker.phase = Phase.WAITING
         worker.due = now + BACKOFF_SECONDS[worker.deaths - 1]
-    return [Act.FENCE]
+    return True
 
 
 def due(fleet: Fleet, now: float) -> list[WorkerState]:

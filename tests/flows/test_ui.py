@@ -177,5 +177,5 @@ def test_bad_input_is_a_run_that_was_refused_with_one_clear_line(ui: Served) -> 
     page = form.start()
     assert page.wait("Completed", "Failed", "Refused", "Crashed") == "Refused"
     said = [line for line in page.logs() if "ERROR" in line]
-    assert re.search(r"input folder does not exist: \S+/nowhere$", said[0], re.MULTILINE)
+    assert re.search(r"no such folder: \S+/nowhere$", said[0], re.MULTILINE)
     assert "Traceback" not in "\n".join(said)

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lives_kit import Case, Cases, Faults, cases, documents
 
+from tasks.account import conclude
 from tasks.corpus import names
 from tasks.corpus.failures import Category, Failure, Phase, UsageError
 from tasks.corpus.ledger import Outcome
@@ -20,9 +21,9 @@ from tasks.corpus.runs import RunSpec
 from tasks.corpus.store import ObjectInfo
 from tasks.engines.protocol import EngineName, Limits
 from tasks.options import Options
-from tasks.plan import Previous, Selection, freeze, plan_run
+from tasks.plan import Selection, freeze, plan_run
+from tasks.previous import Previous
 from tasks.selection import select
-from tasks.supervise import conclude
 
 
 @pytest.fixture

@@ -119,7 +119,7 @@ def test_a_million_documents(tmp_path: Path) -> None:
     many = measured(WORKER, 1_000_000, tmp_path / "many-runs", many_plan["manifest"])
     print(f"a worker's candidates of 1,000,000: {many}, of 10,000: {few}")
     assert many["candidates"] == 500_000
-    assert many["stolen"] == 2 * STEAL_BATCH
+    assert many["stolen"] == STEAL_BATCH  # all of the other partition is done
     assert many["mib"] - few["mib"] < 60
 
 

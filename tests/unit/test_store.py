@@ -571,7 +571,7 @@ def test_folder_addresses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("gone", "^input folder does not exist: gone$"),
+        ("gone", "^no such folder: gone$"),
         ("file/below", "cannot open the folder file/below: Not a directory"),
         ("file", "^not a folder: file: "),
         ("", "no folder given"),

@@ -14,7 +14,8 @@ from tasks.corpus.failures import Category
 from tasks.corpus.lives import Heartbeat, take_number, this_life
 from tasks.corpus.runs import Identity, RunSpec
 from tasks.corpus.store import Store, open_store
-from tasks.supervise import ParentLease, Supervision
+from tasks.lease import ParentLease
+from tasks.supervise import Supervision
 
 SPEC = RunSpec(
     run_id="r1",
