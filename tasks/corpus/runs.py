@@ -133,12 +133,6 @@ def resolve(runs: Store, run_id: str | None) -> RunSpec:
     return read_run(runs, chosen)
 
 
-def living(runs: Store, run_id: str, observer: Observer) -> bool:
-    """Whether the run's newest parent may be living, as far as the observer saw until now."""
-    epochs = numbers(runs, paths.parents(run_id))
-    return bool(epochs) and observer.over(paths.parent(run_id, epochs[-1]), "lease.json") is None
-
-
 def claim_output(
     runs: Store, run_id: str, observer: Observer, sleep: Callable[[float], None] = time.sleep, patience: float = 75.0
 ) -> None:
@@ -177,34 +171,21 @@ def _refuse_if_living(
         f"another run ({start.run_id}) is converting into this output since {start.at} "
         f"(process {start.life.process.pid} on {start.life.hostname}): wait for it, stop it, or choose another output"
     )
+    parents = paths.parents(start.run_id)
     waited = 0.0
-    first: int | None = None
+    first: tuple[int, int] | None = None
     while waited < patience:
-        if not living(runs, start.run_id, observer) and _has_parent(runs, start.run_id):
+        epoch = next(reversed(numbers(runs, parents)), -1)  # -1: it is still planning and has no lease
+        lease = paths.parent(start.run_id, epoch)
+        if epoch >= 0 and observer.over(lease, "lease.json") is not None:
             return
-        beat = _counter(runs, start.run_id)
-        if first is None:
-            first = beat
-        elif beat != first:
-            raise UsageError(message)
-        if start.life.process.host == this_life().process.host:
+        beat = observer.heartbeat(lease) if epoch >= 0 else None
+        seen = (epoch, beat.counter if beat is not None else -1)
+        first = first or seen
+        if seen != first or start.life.process.here():
             raise UsageError(message)
         sleep(1.0)
         waited += 1.0
-
-
-def _has_parent(runs: Store, run_id: str) -> bool:
-    return next(iter(runs.list(paths.parents(run_id))), None) is not None
-
-
-def _counter(runs: Store, run_id: str) -> int:
-    """A number that moves while the newest parent lives."""
-    total = 0
-    for info in runs.list(paths.parents(run_id)):
-        if info.key.endswith("/heartbeat.json"):
-            beat = Observer(runs, time.monotonic).heartbeat(info.key.removesuffix("heartbeat.json"))
-            total += beat.counter + 1 if beat is not None else 0
-    return total
 
 
 def _numbers(runs: Store) -> list[int]:

@@ -8,21 +8,17 @@ from __future__ import annotations
 
 import faulthandler
 import os
-import re
 import resource
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from tasks.engines import confine, frames
+from tasks.engines import confine, frames, memory
 
 if TYPE_CHECKING:
     from tasks.engines.protocol import Engine, Limits
 
 _PAGE_SIZE = resource.getpagesize()
-_OUT_OF_MEMORY = re.compile(
-    r"bad_alloc|bad allocation|[mc]alloc .*failed|alloc failed|cannot allocate memory|out of memory", re.I
-)
 
 
 def main() -> None:
@@ -104,7 +100,7 @@ def _serve(engine: Engine, limits: Limits, request: dict[str, Any], replies: Bin
         failure = ConversionError.of(Category.TOO_LARGE, Phase.CONVERT, "the Markdown would be over 256 MB").failure
     except Exception as error:  # noqa: BLE001 - the boundary: whatever an engine raises becomes a record
         page = reached or None
-        if out_of_memory(error):
+        if memory.error_says_so(error):
             message = f"over the memory limit, {limits.memory_mb} MiB"
             failure = ConversionError.of(Category.MEMORY, Phase.CONVERT, message, retryable=False, page=page).failure
         else:
@@ -113,16 +109,6 @@ def _serve(engine: Engine, limits: Limits, request: dict[str, Any], replies: Bin
     else:
         return reply
     return {"kind": "failure", "failure": failure.model_dump(mode="json")}
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an exception, or one that led to it, says that memory ran out: each library says it in its own way."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, MemoryError) or _OUT_OF_MEMORY.search(str(seen)):
-            return True
-        seen = seen.__cause__ or seen.__context__
-    return False
 
 
 def _line(error: BaseException) -> str:

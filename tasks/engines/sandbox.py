@@ -22,7 +22,7 @@ from typing import Any, NoReturn, Self
 from pydantic import ValidationError
 
 from tasks.corpus.failures import Category, ConversionError, Failure, PdfFlowsError, Phase
-from tasks.engines import confine
+from tasks.engines import confine, memory
 from tasks.engines.process import ChildProcess
 from tasks.engines.protocol import EngineName, EngineResult, Inspection, Limits
 
@@ -33,7 +33,6 @@ KILLED_STARTS = 3
 """How often a child that was killed while it loaded its engine is replaced before the engine gets the blame."""
 
 _CPU_SLACK = 60.0
-_MEMORY_SIGNS = ("bad_alloc", "MemoryError", "out of memory", "alloc failed", "Cannot allocate memory")
 
 
 class Aborted(PdfFlowsError):
@@ -153,23 +152,22 @@ class Sandbox:
 
     def kill(self) -> None:
         """End the children now: a conversion in hand raises Aborted, and so does the next unless `start` comes before."""
+        self._end_children()
+
+    def close(self) -> None:
+        """`kill`, for good; waits until the children are gone."""
+        self._closed = True
+        for child in self._end_children():
+            child.wait(10.0)
+
+    def _end_children(self) -> list[ChildProcess]:
         with self._lock:
             self._aborted = True
             children = [child for child in (self._child, self._spare) if child is not None]
             self._child = self._spare = None
         for child in children:
             child.kill()
-
-    def close(self) -> None:
-        """`kill`, for good; waits until the children are gone."""
-        with self._lock:
-            self._aborted = self._closed = True
-            children = [child for child in (self._child, self._spare) if child is not None]
-            self._child = self._spare = None
-        for child in children:
-            child.kill()
-        for child in children:
-            child.wait(10.0)
+        return children
 
     def _spawn(self) -> ChildProcess:
         confine.shield_parent()
@@ -338,7 +336,7 @@ class Sandbox:
         if status == -signal.SIGXCPU:
             message = "over the CPU time that goes with the document's time limit"
             raise ConversionError.of(Category.TIMEOUT, Phase.CONVERT, message, retryable=False, page=page)
-        if status != -signal.SIGKILL and any(sign in child.diagnosis for sign in _MEMORY_SIGNS):
+        if status != -signal.SIGKILL and memory.words_say_so(child.diagnosis):
             message = f"over the memory limit, {self._limits.memory_mb} MiB"
             raise ConversionError.of(Category.MEMORY, Phase.CONVERT, message, retryable=False, page=page)
         raise ConversionError.of(Category.CRASHED, Phase.CONVERT, f"the sandbox child {_end(status)}", page=page)

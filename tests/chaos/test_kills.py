@@ -11,21 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from chaos.harness import (
-    Command,
-    Place,
-    Tally,
-    Victim,
-    alive,
-    asleep,
-    campaign,
-    documents_in_hand,
-    kill,
-    kill_many,
-    make_documents,
-    wait_for,
-    wrong_outputs,
-)
+from chaos.harness import Command, Place, make_documents, wrong_outputs
+from chaos.killer import Tally, Victim, campaign, kill_many
+from chaos.processes import alive, asleep, documents_in_hand, kill, wait_for
 
 MakePlace = Callable[..., Place]
 ASSETS = 2

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 from faults import FaultyS3
 
-from chaos.harness import Command, Place, make_documents, wait_for, wrong_outputs
+from chaos.harness import Command, Place, make_documents, wrong_outputs
+from chaos.processes import wait_for
 
 MakePlace = Callable[..., Place]
 DOCUMENTS = 40
