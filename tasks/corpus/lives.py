@@ -47,7 +47,9 @@ class Process(BaseModel):
         if self.host != _host():
             return False
         stat = _stat(self.pid)
-        return stat is None or stat[0] == "Z" or stat[1] != self.started
+        if stat is None:
+            return self.pid != os.getpid()  # without /proc nobody but the calling process has this host
+        return stat[0] == "Z" or stat[1] != self.started
 
 
 class Life(BaseModel):

@@ -58,5 +58,5 @@ def test_whole_corpus(tmp_path: Path) -> None:
     assert again["failed"] + again["quarantined"] == report["failed"] + report["quarantined"]
     named = sorted(f"{category} {key}" for key, category in failures.items() if category in ("TIMEOUT", "NO_TEXT"))
     # For docs/soak.md. The seconds are told, not asserted: the machines are shared.
-    print(json.dumps(report), "\n".join(named), sep="\n")  # noqa: T201
-    print(f"second call {seconds:.1f} s, empty flows {nothing(tmp_path / 'home-nothing'):.1f} s")  # noqa: T201
+    print(json.dumps(report), "\n".join(named), sep="\n")
+    print(f"second call {seconds:.1f} s, empty flows {nothing(tmp_path / 'home-nothing'):.1f} s")

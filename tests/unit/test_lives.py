@@ -179,6 +179,12 @@ def test_a_pid_of_another_host_says_nothing() -> None:
     assert not other.here()
 
 
+def test_without_proc_the_calling_process_lives(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on macOS, where nothing is known of processes and every process is a host of its own."""
+    monkeypatch.setattr("tasks.corpus.lives._stat", lambda pid: None)
+    assert not this_life().process.gone()
+
+
 def test_a_zombie_process_is_gone(tmp_path: Path) -> None:
     pid = os.fork()
     if pid == 0:
