@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from expectations import CORPUS, KNOWN, REFUSALS, manifest
 
-from tasks.corpus.failures import ConversionError
+from tasks.corpus.failures import Category, ConversionError
 from tasks.engines.protocol import EngineName, Limits
 from tasks.engines.sandbox import Sandbox
 
@@ -62,3 +62,40 @@ def test_outcome(row: dict[str, str], sandbox: tuple[Sandbox, Path]) -> None:
     assert text.encode().decode() == text
     if row["has_text_layer"] == "1.0":
         assert text.strip(), "the document has text, and none came out"
+
+
+def endless(levels: int) -> bytes:
+    """A PDF of one page with forms that draw forms ten times, `levels` deep."""
+    objects = [b"<< /Type /Catalog /Pages 2 0 R >>", b"<< /Type /Pages /Kids [3 0 R] /Count 1 >>"]
+    objects.append(
+        b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 612 792] /Contents 4 0 R"
+        b" /Resources << /XObject << /F 6 0 R >> /Font << /T 5 0 R >> >> >>"
+    )
+    objects.append(b"<< /Length 5 >>\nstream\n/F Do\nendstream")
+    objects.append(b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>")
+    for level in range(levels):
+        last = level == levels - 1
+        body = b"BT /T 9 Tf 72 720 Td (word) Tj ET" if last else b"/F Do " * 10
+        inner = b"/Font << /T 5 0 R >>" if last else b"/XObject << /F %d 0 R >>" % (level + 7)
+        objects.append(
+            b"<< /Type /XObject /Subtype /Form /BBox [0 0 612 792] /Resources << %s >> /Length %d >>\nstream\n%s\nendstream"
+            % (inner, len(body), body)
+        )
+    out, offsets = b"%PDF-1.7\n", []
+    for number, body in enumerate(objects, 1):
+        offsets.append(len(out))
+        out += b"%d 0 obj\n%s\nendobj\n" % (number, body)
+    table = b"".join(b"%010d 00000 n \n" % offset for offset in offsets)
+    trailer = b"trailer << /Root 1 0 R /Size %d >>\nstartxref\n%d\n%%%%EOF\n" % (len(objects) + 1, len(out))
+    return out + b"xref\n0 %d\n0000000000 65535 f \n%s%s" % (len(objects) + 1, table, trailer)
+
+
+@pytest.mark.slow
+def test_a_page_that_takes_all_memory_is_not_called_damaged(tmp_path: Path) -> None:
+    (tmp_path / "in.pdf").write_bytes(endless(9))
+    with (
+        Sandbox(EngineName.LAYOUT, Limits(memory_mb=1024, page_timeout=100), scratch=tmp_path) as running,
+        pytest.raises(ConversionError) as caught,
+    ):
+        running.convert(tmp_path / "in.pdf", tmp_path / "out", [])
+    assert caught.value.failure.category is Category.MEMORY

@@ -16,6 +16,7 @@ from typing import Any, Final
 from pydantic import BaseModel, ConfigDict
 
 from tasks.corpus.failures import Category, ConversionError, Phase
+from tasks.engines import memory
 from tasks.engines.layout import threads as thread_bounds
 from tasks.engines.markdown import clean
 from tasks.engines.protocol import EngineResult, Inspection, Limits, Page, Progress
@@ -125,7 +126,7 @@ class _Conversion:
             count = document.page_count
             self._survey(document)
             if len(self._lost) == count:
-                raise ConversionError.of(Category.DAMAGED, Phase.OPEN, f"no page can be read: {self._lost[1]}")
+                raise self._unreadable(Phase.OPEN, self._lost[1])
             texts: dict[int, str] = {}
             for _ in range(_MAX_ROUNDS):
                 wanted = [number for number in range(1, count + 1) if number not in self._plain | self._lost]
@@ -188,12 +189,18 @@ class _Conversion:
                 warnings.append(f"page {number}: text layer only: {self._plain[number]}")
                 pages.append(self._text_layer(document, number))
         if all(page.gap is not None for page in pages):
-            raise ConversionError.of(Category.DAMAGED, Phase.CONVERT, f"no page can be read: {pages[0].gap}")
+            raise self._unreadable(Phase.CONVERT, pages[0].gap or "")
         if not any(_VISIBLE.search(page.text) for page in pages) and self._has_text(document, pages):
             raise ConversionError.of(
                 Category.NO_TEXT, Phase.CONVERT, "the pages have text, and the engine returned none"
             )
         return EngineResult(pages=pages, warnings=warnings)
+
+    def _unreadable(self, phase: Phase, reason: str) -> ConversionError:
+        if memory.words_say_so(reason):
+            message = f"over the memory limit, {self._limits.memory_mb} MiB"
+            return ConversionError.of(Category.MEMORY, phase, message, retryable=False)
+        return ConversionError.of(Category.DAMAGED, phase, f"no page can be read: {reason}")
 
     def _text_layer(self, document: Any, number: int) -> Page:
         try:
