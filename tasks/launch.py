@@ -75,6 +75,10 @@ class LocalWorker:
             self._crashed(f"the worker's process ended with status {status}")
         return status
 
+    @property
+    def begun(self) -> bool:
+        return True
+
     def drain(self) -> None:
         self._process.drain()
 
@@ -162,6 +166,10 @@ class PoolWorker:
         if self.state is StateType.COMPLETED:
             return 0
         return 1 if self.state in (StateType.FAILED, StateType.CRASHED, StateType.CANCELLED) else None
+
+    @property
+    def begun(self) -> bool:
+        return self.state is StateType.RUNNING
 
     def drain(self) -> None:
         """A worker that lives reads the parent's stop record itself; one that never began is cancelled."""

@@ -17,13 +17,15 @@ from tasks.corpus.lives import Heartbeat, Observer, fence, numbers
 from tasks.corpus.runs import RunSpec
 from tasks.corpus.store import Store
 from tasks.fleet.launcher import Handle, Launcher
-from tasks.fleet.supervisor import Fleet, Phase, WorkerState, due, ended
+from tasks.fleet.supervisor import Fleet, Phase, WorkerState, due, ended, stuck
 from tasks.lease import ParentLease
 from tasks.pulse import tripped
 
 TICK_SECONDS = 0.25
 DRAIN_SECONDS = 45.0
 """How long drained workers may take before they are killed (their own grace is 20 s)."""
+BLIND_SECONDS = 20.0
+"""After so long without a look at a worker's heartbeat its silence is counted anew: the parent may have slept, not the worker."""
 
 _log = logging.getLogger("pdf_flows.supervise")
 Log = logging.Logger | logging.LoggerAdapter[Any]
@@ -67,6 +69,9 @@ class Supervision:
         self._former = dict(self._lives)
         """The newest lives of an earlier start: what they said last (a breaker that tripped) is no news of this one."""
         self._observer = Observer(runs, clock)
+        self._launched: dict[int, tuple[int, float]] = {}
+        """For each worker that runs: its newest life before the launch, and when its process was first seen to run."""
+        self._looked = clock()
         self._reason: str | None = None
         self._stop_by: float | None = None
 
@@ -127,13 +132,19 @@ class Supervision:
                 handle.kill()
         for worker in due(self._fleet, now):
             self._handles[worker.worker] = self._launcher.launch(worker.worker, worker.launches)
+            self._launched[worker.worker] = (self._lives[worker.worker], now)
             worker.launches += 1
             worker.phase = Phase.RUNNING
 
     def _look(self) -> None:
-        """Read all heartbeats: progress, and the breaker over all workers together."""
+        """Read all heartbeats: progress, who is stuck, and the breaker over all workers together."""
+        now = self._clock()
+        if now - self._looked >= max(BLIND_SECONDS, 4 * self._look_seconds):
+            self._observer.forget()
+        self._looked = now
         for worker in self._fleet.workers:
-            self._look_at(worker)
+            if self._look_at(worker):
+                self._end_if_stuck(worker)
         newest = {k: beat for k, (_, beat) in self._beats.items()}
         beats = newest.values()
         self._on_progress(
@@ -155,19 +166,51 @@ class Supervision:
             if beat.ended is not None and beat.ended.startswith("breaker"):
                 self.stop(beat.ended)
 
-    def _look_at(self, worker: WorkerState) -> None:
+    def _look_at(self, worker: WorkerState) -> bool:
+        """Read one worker's heartbeat; False where the store did not answer."""
         try:
             attempt = self._newest_life(worker.worker)
             if attempt is None:
-                return
+                return True
             beat = self._observer.heartbeat(paths.life(self._spec.run_id, worker.worker, attempt))
         except StoreError as failure:
             _log.warning("%s", failure)
-            return
+            self._observer.forget()
+            return False
         if beat is not None:
             life, before = self._beats.get(worker.worker, (attempt, Heartbeat()))
             worker.outcomes += max(0, beat.processed - (before.processed if life == attempt else 0))
             self._beats[worker.worker] = (attempt, beat)
+        return True
+
+    def _end_if_stuck(self, worker: WorkerState) -> None:
+        """A life that beats no more (frozen, its host lost) would hold its documents for ever: its successor gets them."""
+        handle = self._handles.get(worker.worker)
+        if handle is None:
+            return
+        now = self._clock()
+        before, since = self._launched[worker.worker]
+        life = self._lives[worker.worker]
+        beat = None
+        if life > before:
+            seen = self._beats.get(worker.worker)
+            beat = seen[1] if seen is not None and seen[0] == life else None
+            still = self._observer.stood(paths.life(self._spec.run_id, worker.worker, life), beat)
+        elif handle.begun:
+            still = now - since
+        else:
+            self._launched[worker.worker] = (before, now)
+            return
+        over = beat is not None and beat.ended is not None
+        if not stuck(still=still, beaten=beat is not None, over=over):
+            return
+        self._log.warning("Worker %d has not been heard of for %.0f s: it is ended", worker.worker, still)
+        if not over:
+            self._fence(worker.worker, f"not heard of for {still:.0f} s")
+        handle.kill()
+        del self._handles[worker.worker]
+        if ended(worker, 0 if over else -signal.SIGKILL, now):
+            self._bury(worker, -signal.SIGKILL, now)
 
     def _newest_life(self, worker: int) -> int | None:
         """The newest life's number; one request a look, not a listing of all that the worker ever wrote."""
@@ -179,15 +222,18 @@ class Supervision:
 
     def _bury(self, worker: WorkerState, status: int, now: float) -> None:
         """Fence a life that died: its successor takes over at once what it held."""
-        try:
-            attempt = self._newest_life(worker.worker)
-            if attempt is not None:
-                fence(self._runs, paths.life(self._spec.run_id, worker.worker, attempt), f"exit status {status}")
-        except StoreError as failure:
-            _log.warning("%s", failure)
+        self._fence(worker.worker, f"exit status {status}")
         if worker.phase is Phase.WAITING and not self._fleet.stopping:
             wait = max(0.0, worker.due - now)
             self._log.warning("Worker %d died (exit status %d): relaunched in %.0f s", worker.worker, status, wait)
+
+    def _fence(self, worker: int, why: str) -> None:
+        try:
+            attempt = self._newest_life(worker)
+            if attempt is not None:
+                fence(self._runs, paths.life(self._spec.run_id, worker, attempt), why)
+        except StoreError as failure:
+            _log.warning("%s", failure)
 
     def _cause(self, worker: int) -> str:
         try:

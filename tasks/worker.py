@@ -148,47 +148,48 @@ class Worker:
                     settings.beat_seconds,
                 )
                 self._pulse, self._claims, self._me = pulse, claims, me
-                manifest = Manifest(scratch / "manifest")
-                patient()(runs.fetch, spec.manifest, manifest.path)
-                self._candidates = Candidates(
-                    runs,
-                    spec,
-                    manifest,
-                    claims,
-                    me,
-                    workers=settings.workers,
-                    epoch=settings.epoch,
-                    retry_failed=settings.retry_failed,
-                    patient=patient,
-                )
-                pulse.assign(self._candidates.assigned)
-                self._log.info(
-                    "[Worker %d] Starting processing: %d PDFs assigned", settings.worker, self._candidates.assigned
-                )
-                versions = pool.ready(READY_SECONDS)
-                self._converter = DocumentConverter(
-                    life=life,
-                    source=source,
-                    output=output,
-                    runs=runs,
-                    claims=claims,
-                    ledger=ledger,
-                    pool=pool,
-                    limits=limits,
-                    rendering=Rendering.model_validate(identity.rendering),
-                    passwords=self._passwords,
-                    retries=settings.retries,
-                    retry_failed=settings.retry_failed,
-                    versions=lambda: versions,
-                    scratch=scratch,
-                    check_life=self._check_life,
-                    on_page=lambda row, page, pages: pulse.page(page),
-                    patient=patient,
-                )
-                self._begun = time.monotonic()
-                self._said = 0
-                self._said_at = self._begun
                 with pulse:
+                    # From here on it beats: loading a large manifest or a slow engine must not look like a frozen worker.
+                    manifest = Manifest(scratch / "manifest")
+                    patient()(runs.fetch, spec.manifest, manifest.path)
+                    self._candidates = Candidates(
+                        runs,
+                        spec,
+                        manifest,
+                        claims,
+                        me,
+                        workers=settings.workers,
+                        epoch=settings.epoch,
+                        retry_failed=settings.retry_failed,
+                        patient=patient,
+                    )
+                    pulse.assign(self._candidates.assigned)
+                    self._log.info(
+                        "[Worker %d] Starting processing: %d PDFs assigned", settings.worker, self._candidates.assigned
+                    )
+                    versions = pool.ready(READY_SECONDS)
+                    self._converter = DocumentConverter(
+                        life=life,
+                        source=source,
+                        output=output,
+                        runs=runs,
+                        claims=claims,
+                        ledger=ledger,
+                        pool=pool,
+                        limits=limits,
+                        rendering=Rendering.model_validate(identity.rendering),
+                        passwords=self._passwords,
+                        retries=settings.retries,
+                        retry_failed=settings.retry_failed,
+                        versions=lambda: versions,
+                        scratch=scratch,
+                        check_life=self._check_life,
+                        on_page=lambda row, page, pages: pulse.page(page),
+                        patient=patient,
+                    )
+                    self._begun = time.monotonic()
+                    self._said = 0
+                    self._said_at = self._begun
                     try:
                         self._work()
                     finally:

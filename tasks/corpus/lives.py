@@ -170,13 +170,21 @@ class Observer:
         life = self.life(prefix, name)
         if life is not None and life.process.gone():
             return "process gone"
+        return "expired" if self.stood(prefix, beat) >= self._expiry else None
+
+    def stood(self, prefix: str, beat: Heartbeat | None) -> float:
+        """For how many seconds, as far as this observer saw, the life's counter has been what it is in `beat`."""
         counter = beat.counter if beat is not None else -1
         now = self._clock()
         seen = self._seen.get(prefix)
         if seen is None or seen[0] != counter:
             self._seen[prefix] = (counter, now)
-            return None
-        return "expired" if now - seen[1] >= self._expiry else None
+            return 0.0
+        return now - seen[1]
+
+    def forget(self) -> None:
+        """Begin to count again: the observer could not see for a while, so that nothing moved is no news of anybody."""
+        self._seen.clear()
 
 
 def fence(store: Store, prefix: str, why: str) -> bool:

@@ -12,6 +12,11 @@ class Handle(Protocol):
         """None while it runs, then its exit status (0: it ended in an orderly way)."""
         ...
 
+    @property
+    def begun(self) -> bool:
+        """Whether its process was started; a work pool may keep it waiting for a machine for hours."""
+        ...
+
     def drain(self) -> None:
         """Ask it to stop claiming, save what is in hand and end."""
         ...

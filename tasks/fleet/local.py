@@ -66,7 +66,9 @@ class LocalProcess:
         """SIGKILL to the worker; its sandbox children die with it."""
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGKILL)
-        self._process.wait(timeout=10)
+        # One that hangs in the kernel (a dead network file system) goes when that lets it.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=10)
 
 
 def _relay(stream: IO[bytes], line: Callable[[str], None]) -> None:

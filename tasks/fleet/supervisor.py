@@ -11,6 +11,13 @@ from enum import StrEnum
 BACKOFF_SECONDS = (0.0, 1.0, 5.0, 15.0, 30.0)
 """Waits before the launches that follow deaths without progress; one more death than these gives the worker up."""
 
+STUCK_SECONDS = 60.0
+"""A life whose heartbeat stood still so long is ended: the expiry time of its claims, so others may have them by then."""
+LEAVE_SECONDS = 180.0
+"""The same for a life that said that it is over, and only has to leave: it may be telling Prefect, which may be away."""
+START_SECONDS = 600.0
+"""How long a process may take from its launch to its first heartbeat."""
+
 
 class Phase(StrEnum):
     """Where a worker stands."""
@@ -66,6 +73,17 @@ def ended(worker: WorkerState, status: int, now: float) -> bool:
         worker.phase = Phase.WAITING
         worker.due = now + BACKOFF_SECONDS[worker.deaths - 1]
     return True
+
+
+def stuck(*, still: float, beaten: bool, over: bool) -> bool:
+    """Whether a life that runs does nothing any more.
+
+    Args:
+        still: seconds without a new heartbeat, or since the launch.
+        beaten: it had a heartbeat.
+        over: the last one said that nothing will be published any more.
+    """
+    return still >= (START_SECONDS if not beaten else LEAVE_SECONDS if over else STUCK_SECONDS)
 
 
 def due(fleet: Fleet, now: float) -> list[WorkerState]:

@@ -48,6 +48,8 @@ class Ended:
     def __init__(self, status: int) -> None:
         self._status = status
 
+    begun = True
+
     def poll(self) -> int:
         return self._status
 
@@ -126,3 +128,123 @@ def test_progress_between_deaths_keeps_a_worker_in_the_fleet(runs: Store, monkey
     launcher = Scripted(runs, script)
     assert watch(runs, launcher, workers=1) is None
     assert len(launcher.launches) == 7
+
+
+class Frozen:
+    """A worker that never ends by itself; `beats` are what its heartbeat's counter does at each look at it."""
+
+    def __init__(self, begun: bool = True) -> None:
+        self.begun = begun
+        self.killed = False
+
+    def poll(self) -> int | None:
+        return -9 if self.killed else None
+
+    def drain(self) -> None: ...
+
+    def kill(self) -> None:
+        self.killed = True
+
+
+class Freezing(Scripted):
+    """The first launch of each worker freezes after its first heartbeat, or before it; later ones end in order."""
+
+    def __init__(self, runs: Store, beat: Heartbeat | None) -> None:
+        super().__init__(runs, lambda worker, launch: (Heartbeat(counter=1, ended="complete"), 0))
+        self.first = Frozen()
+        self.beat = beat
+
+    def launch(self, worker: int, launch: int) -> Ended | Frozen:  # type: ignore[override]
+        if launch:
+            return super().launch(worker, launch)
+        self.launches.append((worker, launch))
+        if self.beat is not None:
+            live(self._runs, worker, self.beat)
+        return self.first
+
+
+class Ticking:
+    """A clock that moves by a second whenever somebody looks at it."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        self.now += 1.0
+        return self.now
+
+
+def watch_frozen(runs: Store, launcher: Freezing, clock: Ticking, monkeypatch: pytest.MonkeyPatch) -> str | None:
+    monkeypatch.setattr(supervise, "TICK_SECONDS", 0.0)
+    with ParentLease(runs, "r1", None, 60.0) as lease:
+        log = logging.getLogger("test")
+        return Supervision(runs, SPEC, lease, launcher, 1, log, look_seconds=0.01, clock=clock).run()
+
+
+@pytest.mark.parametrize(
+    ("beat", "seconds"),
+    [(Heartbeat(counter=7), 60), (None, 600)],
+    ids=["after its first heartbeat", "before it took its number"],
+)
+def test_a_frozen_worker_is_fenced_ended_and_relaunched(
+    runs: Store, monkeypatch: pytest.MonkeyPatch, beat: Heartbeat | None, seconds: int
+) -> None:
+    launcher, clock = Freezing(runs, beat), Ticking()
+    assert watch_frozen(runs, launcher, clock, monkeypatch) is None
+    assert launcher.first.killed
+    assert launcher.launches == [(0, 0), (0, 1)]
+    assert seconds <= clock.now <= seconds + 30
+    fenced = [info.key for info in runs.list(paths.worker("r1", 0)) if info.key.endswith("/fenced")]
+    assert fenced == ([paths.life("r1", 0, 0) + "fenced"] if beat is not None else [])
+
+
+def test_a_worker_that_hangs_after_its_end_is_not_launched_again(runs: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    launcher, clock = Freezing(runs, Heartbeat(counter=7, ended="complete")), Ticking()
+    assert watch_frozen(runs, launcher, clock, monkeypatch) is None
+    assert launcher.first.killed
+    assert launcher.launches == [(0, 0)]
+    assert clock.now >= 180
+
+
+def test_a_parent_that_could_not_see_ends_nobody(runs: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It slept, or the store was away, for longer than a claim lasts; the worker's next heartbeat has yet to come."""
+    launcher, clock = Freezing(runs, Heartbeat(counter=7)), Ticking()
+    supervision: list[Supervision] = []
+    looks = 0
+
+    def progress(_: object) -> None:
+        nonlocal looks
+        looks += 1
+        if looks in (3, 6):
+            clock.now += 1000
+        if looks == 9:
+            assert not launcher.first.killed
+            supervision[0].stop("enough seen")
+
+    monkeypatch.setattr(supervise, "TICK_SECONDS", 0.0)
+    with ParentLease(runs, "r1", None, 60.0) as lease:
+        log = logging.getLogger("test")
+        watched = Supervision(runs, SPEC, lease, launcher, 1, log, look_seconds=0.01, clock=clock, on_progress=progress)
+        supervision.append(watched)
+        assert watched.run() == "enough seen"
+    assert looks >= 9
+
+
+def test_a_worker_that_waits_for_a_machine_is_left_alone(runs: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    launcher, clock = Freezing(runs, None), Ticking()
+    launcher.first = Frozen(begun=False)
+    supervision: list[Supervision] = []
+    asked: list[bool] = []
+
+    def progress(_: object) -> None:
+        if clock.now > 3000 and not asked:
+            asked.append(True)
+            assert not launcher.first.killed
+            supervision[0].stop("enough seen")
+
+    monkeypatch.setattr(supervise, "TICK_SECONDS", 0.0)
+    with ParentLease(runs, "r1", None, 60.0) as lease:
+        log = logging.getLogger("test")
+        watched = Supervision(runs, SPEC, lease, launcher, 1, log, look_seconds=0.01, clock=clock, on_progress=progress)
+        supervision.append(watched)
+        assert watched.run() == "enough seen"
