@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 _SIGNS = re.compile(
-    r"bad_alloc|bad allocation|MemoryError|[mc]alloc .*failed|alloc failed|cannot allocate memory|out of memory", re.I
+    r"bad_alloc|bad allocation|MemoryError|\w*alloc\b.*failed|cannot allocate memory|out of memory", re.I
 )
 
 
