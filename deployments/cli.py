@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from typing import Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
-from tasks.corpus.failures import PdfFlowsError, StoreError, UsageError
+from deployments.streams import OutputLost, settle, write_out
+from tasks.corpus.failures import PdfFlowsError, UsageError
 
 app = App(
     name="pdf-flows",
@@ -197,7 +197,7 @@ def failures(output: Output, run_id: str | None = None, /, *, runs: RunsUrl = No
                     {
                         **failed.model_dump(mode="json", exclude={"key", "name"}),
                         "key": printable(failed.key),
-                        "replay": replay_command(spec.identity.output, spec.run_id, failed.key),
+                        "replay": replay_command(spec.identity.output, spec.run_id, failed.key, runs_store.url),
                     }
                     for failed in found
                 ],
@@ -216,7 +216,7 @@ def failures(output: Output, run_id: str | None = None, /, *, runs: RunsUrl = No
         _say(f"  {count:>6}  {category} ({phase})")
     for failed in found:
         _say(f"{printable(failed.key)}: {failed.failure.category}: {failed.failure.message}")
-        _say(f"    {replay_command(spec.identity.output, spec.run_id, failed.key)}")
+        _say(f"    {replay_command(spec.identity.output, spec.run_id, failed.key, runs_store.url)}")
     return 0
 
 
@@ -268,6 +268,7 @@ def retry(
 @app.command
 def runs(output: Output, /, *, runs: RunsUrl = None, as_json: Json = False) -> int:
     """The runs on an output, oldest first."""
+    from tasks.corpus import paths
     from tasks.corpus.runs import read_run, starts
     from tasks.report import read_report
 
@@ -276,8 +277,10 @@ def runs(output: Output, /, *, runs: RunsUrl = None, as_json: Json = False) -> i
     for run_id in dict.fromkeys(start.run_id for _, start in starts(runs_store)):
         try:
             spec = read_run(runs_store, run_id)
-        except UsageError:
-            continue
+        except UsageError as error:
+            if runs_store.head(paths.run(run_id)) is not None:
+                sys.stderr.write(f"pdf-flows: {error}\n")
+            continue  # else: started, and killed before it was written down
         report = read_report(runs_store, run_id)
         rows.append(
             {
@@ -394,16 +397,16 @@ def _rate(text: str) -> float:
 
 
 def _print_json(data: object) -> None:
-    sys.stdout.write(json.dumps(data) + "\n")
-    sys.stdout.flush()
+    write_out(json.dumps(data) + "\n")
 
 
 def _say(text: str) -> None:
-    sys.stdout.write(text + "\n")
+    write_out(text + "\n")
 
 
 def main() -> None:
     """The console script. Every error that a person can mend is one line on stderr and a status."""
+    settle()
     try:
         status = app(exit_on_error=False, print_error=False)
     except CycloptsError as error:
@@ -412,9 +415,9 @@ def main() -> None:
     except UsageError as error:
         sys.stderr.write(f"pdf-flows: {error}\n")
         sys.exit(2)
-    except StoreError as error:
+    except OutputLost as error:
         sys.stderr.write(f"pdf-flows: {error}\n")
-        sys.exit(3)
+        sys.exit(2)
     except PdfFlowsError as error:
         sys.stderr.write(f"pdf-flows: {error}\n")
         sys.exit(3)
@@ -422,9 +425,7 @@ def main() -> None:
         sys.stderr.write("pdf-flows: interrupted; run the same command again to go on\n")
         sys.exit(3)
     except BrokenPipeError:
-        # The reader of our output left (`| head`): nothing to say, nobody to say it to.
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 - must outlive this function
-        sys.exit(0)
+        sys.exit(0)  # the reader of --help left
     sys.exit(status if isinstance(status, int) else 0)
 
 

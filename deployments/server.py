@@ -22,6 +22,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -38,7 +39,7 @@ _NO_ANSWER = 0
 class ServerSettings(BaseSettings):
     """Where the local server lives and how patient it is. From the environment, prefix `PDF_FLOWS_`."""
 
-    model_config = SettingsConfigDict(env_prefix="PDF_FLOWS_", extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="PDF_FLOWS_", extra="ignore", env_ignore_empty=True)
 
     home: Path = Field(default=Path("~/.pdf-flows"), description="The folder of the local server and its history.")
     server_linger: float = Field(default=10.0, ge=0.0, description="Seconds that the server outlives its last user.")
@@ -48,6 +49,16 @@ class ServerSettings(BaseSettings):
     @classmethod
     def _absolute(cls, value: Path) -> Path:
         return value.expanduser().absolute()
+
+
+def server_settings() -> ServerSettings:
+    """From the environment. Raises UsageError naming the variable that is bad."""
+    try:
+        return ServerSettings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = f"PDF_FLOWS_{first['loc'][0]}".upper()
+        raise UsageError(f"bad {name}: {first['msg']} (given: {first['input']!r})") from None
 
 
 class Configured(BaseModel):
@@ -78,14 +89,25 @@ def configured_api() -> Configured | None:
     Reads the profiles file itself: importing prefect for it would cost more than a second.
     """
     if url := os.environ.get("PREFECT_API_URL"):
-        return Configured(url=url.rstrip("/"), by="PREFECT_API_URL")
+        return _checked(url, "PREFECT_API_URL")
     home = Path(os.environ.get("PREFECT_HOME") or "~/.prefect").expanduser()
     path = Path(os.environ.get("PREFECT_PROFILES_PATH") or home / "profiles.toml").expanduser()
     ours, shipped = _profiles(path), _profiles(_shipped_profiles())
     name = os.environ.get("PREFECT_PROFILE") or ours.get("active") or shipped.get("active")
     profiles = {**shipped.get("profiles", {}), **ours.get("profiles", {})}
     url = profiles.get(name, {}).get("PREFECT_API_URL")
-    return Configured(url=str(url).rstrip("/"), by=f"the Prefect profile {name!r}") if url else None
+    return _checked(str(url), f"the Prefect profile {name!r}") if url else None
+
+
+def _checked(url: str, by: str) -> Configured:
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        good = False
+    if not good:
+        raise UsageError(f"{url!r} ({by}) is no address of a Prefect API: give one like http://127.0.0.1:4200/api")
+    return Configured(url=url.rstrip("/"), by=by)
 
 
 def _shipped_profiles() -> Path | None:
@@ -98,9 +120,13 @@ def _profiles(path: Path | None) -> dict[str, Any]:
     if path is None or not path.is_file():
         return {}
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        found = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UsageError(f"the Prefect profiles file {path} cannot be read ({error}): mend or remove it") from error
+    profiles = found.get("profiles", {})
+    if not isinstance(profiles, dict) or not all(isinstance(profile, dict) for profile in profiles.values()):
+        raise UsageError(f"the Prefect profiles file {path} holds no table of profiles: mend or remove it")
+    return found
 
 
 class PrefectServer:
@@ -108,7 +134,7 @@ class PrefectServer:
 
     Use::
 
-        server = PrefectServer.obtain(ServerSettings())
+        server = PrefectServer.obtain(server_settings())
         server.start()            # returns at once; the server starts while you do something else
         try:
             api = server.wait()   # "http://127.0.0.1:40123/api"; this process uses it from now on

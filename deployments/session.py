@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
-from deployments.server import PrefectServer, ServerSettings
-from tasks.corpus.failures import PdfFlowsError
+from deployments.server import PrefectServer, server_settings
+from deployments.streams import write_out
+from tasks.corpus.failures import PdfFlowsError, UsageError
 
 QUIET = {
     "PREFECT_LOGGING_LOGGERS_PREFECT_TASK_RUNS_LEVEL": "CRITICAL",
@@ -34,12 +35,25 @@ def prefect_api() -> Iterator[PrefectServer]:
     """A Prefect API for this process: the configured one, or a server of our own that is starting while others work."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    server = PrefectServer.obtain(ServerSettings())
+    server = PrefectServer.obtain(server_settings())
     server.start()
     try:
+        _refuse_bad_settings()
         yield server
     finally:
         server.release()
+
+
+def _refuse_bad_settings() -> None:
+    """Raises UsageError where Prefect's own settings, from wherever, are no settings: it reads them when it is imported."""
+    from pydantic import ValidationError
+
+    try:
+        import prefect  # noqa: F401
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise UsageError(f"Prefect's settings are bad: {name}: {first['msg']} (given: {first['input']!r})") from None
 
 
 class Interrupt:
@@ -111,11 +125,11 @@ def run_flow(call: Callable[[], Any], *, as_json: bool) -> int:
         if as_json:
             import json
 
-            sys.stdout.write(json.dumps(hooks.report.line()) + "\n")
-            sys.stdout.flush()
+            write_out(json.dumps(hooks.report.line()) + "\n")
         leave_when_api_is_gone(hooks.report.exit_code)
         return hooks.report.exit_code
     if hooks.error is not None:
+        say(f"pdf-flows: {hooks.error}")
         return 2
     if state is not None and state.is_completed():
         return 0

@@ -18,7 +18,7 @@ from types import FrameType
 import httpx
 
 from deployments import keeper
-from deployments.server import PrefectServer, ServerSettings
+from deployments.server import PrefectServer, server_settings
 from tasks.corpus.failures import PdfFlowsError, UsageError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -50,7 +50,7 @@ def up(*, workers_limit: int | None = None, root: Path = ROOT) -> int:
         UsageError: no server, or another `up` on this home.
         PdfFlowsError: the pools or the deployments were refused.
     """
-    settings = ServerSettings()
+    settings = server_settings()
     server = PrefectServer.obtain(settings)
     with _until_stopped() as stop, _alone(settings.home), server:
         _say(f"Prefect server: {server.ui_url}" + ("" if server.own else " (configured)"))
@@ -91,7 +91,7 @@ def ui() -> int:
     Raises:
         UsageError: no server.
     """
-    server = PrefectServer.obtain(ServerSettings())
+    server = PrefectServer.obtain(server_settings())
     with _until_stopped() as stop, server:
         _say(f"Prefect UI: {server.ui_url} (Ctrl-C ends)")
         if _has_display():

@@ -171,7 +171,7 @@ def publish_run(report: Report, result: Reconciliation, runs_url: str, log: Log)
     if failures:
         rows = failure_rows(failures)
         for row, failed in zip(rows, (f for f in failures if f.failure is not None), strict=False):
-            row["replay"] = code(printable(replay_command(report.output, report.run_id, failed.key)))
+            row["replay"] = code(printable(replay_command(report.output, report.run_id, failed.key, runs_url)))
         where = f"{runs_url.rstrip('/')}/{paths.failures_prefix(report.run_id)}"
         first = f" The first {SHOWN:,} of them are here." if len(failures) > SHOWN else ""
         table = publish_table(

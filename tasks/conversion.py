@@ -182,14 +182,17 @@ class Conversion:
             self._shown.show(progress)
 
     def _supervise(self, supervision: Supervision) -> str | None:
+        killed = False
         while True:
             try:
                 return supervision.run()
             except (KeyboardInterrupt, TerminationSignal):
-                if self._stopped is not None:
-                    # Asked for the second time: at once.
-                    supervision.kill()
+                if killed:
                     raise
+                if self._stopped is not None:
+                    # Asked for the second time: at once, but for the report.
+                    supervision.kill()
+                    killed = True
                 # A cancelled parent drains its children itself: Prefect's server would take a minute to tell them.
                 self.stop("interrupted")
 

@@ -385,7 +385,7 @@ def _local_disk() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         raise ConversionError.of(
             Category.DISK_FULL if full else Category.STORE,
             Phase.FETCH,

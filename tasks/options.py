@@ -26,6 +26,9 @@ class LauncherName(StrEnum):
 
 def one_spelling(url: str) -> str:
     """Folders as absolute paths: however a folder is written, it is the same. Addresses as they are."""
+    if not url:
+        # An empty shell variable, most likely: as a path it would mean the current folder.
+        raise UsageError("an address is empty: name a folder or s3://bucket/prefix")
     return url if "://" in url else str(Path(url).expanduser().absolute())
 
 

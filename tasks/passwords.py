@@ -26,11 +26,11 @@ def read_passwords(reference: str | None) -> list[str]:
         text = _from_prefect(reference.removeprefix(PREFECT_SECRET))
     else:
         try:
-            text = Path(reference).expanduser().read_text(encoding="utf-8")
+            text = Path(reference).expanduser().read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
             raise UsageError(f"the password file {reference} can't be read: {reason}") from None
-    return [line for line in text.splitlines() if line]
+    return [line for line in text.splitlines() if line.strip()]
 
 
 def _from_secrets_manager(name: str) -> str:
@@ -49,5 +49,7 @@ def _from_prefect(name: str) -> str:
 
     try:
         return str(Secret.load(name).get())  # type: ignore[union-attr]
-    except (ValueError, httpx.HTTPError) as error:
+    except ValueError:
+        raise UsageError(f"there is no Prefect Secret {name!r}: make it in the Prefect UI (Blocks, Secret)") from None
+    except httpx.HTTPError as error:
         raise UsageError(f"the Prefect Secret {name!r} can't be read: {type(error).__name__}") from None

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import islice, zip_longest
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from tasks.account import reconcile_run
 from tasks.corpus import names, paths
-from tasks.corpus.failures import Category, Failure, Phase, UsageError
+from tasks.corpus.failures import Category, Failure, NotFound, Phase, Unreadable, UsageError
 from tasks.corpus.lives import Observer
 from tasks.corpus.manifest import Row, write_rows
 from tasks.corpus.outputs import existing_outputs
@@ -65,15 +67,17 @@ def open_stores(options: Options) -> Stores:
     """Input, output and `<runs>`, each proved usable. Raises UsageError with one clear line."""
     source = open_store(options.input)
     output = open_store(options.output, writable=True)
-    _refuse_nested(source, output)
-    return source, output, open_store(options.runs_url, writable=True)
+    _refuse_nested(source, output, "output")
+    runs = open_store(options.runs_url, writable=True)
+    _refuse_nested(source, runs, "--runs")
+    return source, output, runs
 
 
-def _refuse_nested(source: Store, output: Store) -> None:
-    inside, outside = _location(output), _location(source)
+def _refuse_nested(source: Store, written: Store, what: str) -> None:
+    inside, outside = _location(written), _location(source)
     if inside == outside or inside.startswith(outside.rstrip("/") + "/"):
         raise UsageError(
-            f"the output {output.url} is inside the input {source.url}: choose an output beside it, "
+            f"the {what} {written.url} is inside the input {source.url}: choose a place beside it, "
             "or the next run would list what this one wrote"
         )
 
@@ -169,7 +173,7 @@ def plan_run(
         claim_output(runs, spec.run_id, observer, sleep)
         return _resumed(spec, runs, output)
     if selection is None and not options.overwrite:
-        left = _unfinished(options, runs, source)
+        left = _unfinished(options, runs, source, output, note)
         if left is not None:
             claim_output(runs, left.run_id, observer, sleep)
             note(f"Going on with run {left.run_id}, which did not finish")
@@ -200,7 +204,7 @@ def plan_run(
 
     with scratch_folder() as folder:
         whole = load_manifest(runs, previous.whole, folder).rows() if previous.whole is not None else iter(())
-        data, documents = write_rows(counted(whole))
+        data, documents = write_rows(counted(_as_far_as_readable(whole)))
     if documents == 0:
         raise UsageError(f"none of the documents asked for is in {source.url} (any more): nothing to convert")
     unique = run_id.rsplit("-", 1)[-1]
@@ -257,7 +261,14 @@ def _move_away(spec: RunSpec, runs: Store, output: Store) -> None:
     runs.create(marker, b"")
 
 
-def _unfinished(options: Options, runs: Store, source: Store) -> RunSpec | None:
+def _as_far_as_readable(rows: Iterator[Row]) -> Iterator[Row]:
+    with suppress(Unreadable):
+        yield from rows
+
+
+def _unfinished(
+    options: Options, runs: Store, source: Store, output: Store, note: Callable[[str], None]
+) -> RunSpec | None:
     """The latest run, if it did not come to its end and would convert just what this call asks for."""
     run_id = latest(runs)
     if run_id is None:
@@ -271,11 +282,26 @@ def _unfinished(options: Options, runs: Store, source: Store) -> RunSpec | None:
         return None
     if spec.retry_of is not None or difference(spec.identity, options.identity) is not None:
         return None
-    with scratch_folder() as folder:
-        rows = load_manifest(runs, spec, folder).rows()
-        for row, info in zip_longest(rows, list_documents(source, options.limit)):
-            if row is None or info is None or (row.size, row.etag) != (info.size, info.etag):
-                return None
-            if row.key != info.key and names.unsupported(info.key) is None:
-                return None
+    try:
+        if not _same_documents(spec, runs, list_documents(source, options.limit)):
+            return None
+        lost = reconcile_run(runs, output, spec).account.lost
+    except (Unreadable, NotFound) as error:
+        note(f"Run {spec.run_id} did not finish and cannot be gone on with ({error}): this is a new run")
+        return None
+    if lost:
+        # Its ledger says converted, so none of its workers would look at them again.
+        note(f"Run {spec.run_id} did not finish, and {lost:,} of its outputs were removed: this is a new run")
+        return None
     return spec
+
+
+def _same_documents(spec: RunSpec, runs: Store, documents: Iterator[ObjectInfo]) -> bool:
+    """Whether a run's manifest is what the input lists now."""
+    with scratch_folder() as folder:
+        for row, info in zip_longest(load_manifest(runs, spec, folder).rows(), documents):
+            if row is None or info is None or (row.size, row.etag) != (info.size, info.etag):
+                return False
+            if row.key != info.key and names.unsupported(info.key) is None:
+                return False
+    return True

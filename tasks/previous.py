@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 
 from pydantic import BaseModel
 
 from tasks.corpus import paths
 from tasks.corpus.audit import reconcile
-from tasks.corpus.failures import Category, Failure, UsageError
+from tasks.corpus.failures import Category, Failure, Unreadable, UsageError
 from tasks.corpus.ledger import read_ledger
 from tasks.corpus.manifest import Row
 from tasks.corpus.runs import RunSpec, load_manifest, read_run, starts
@@ -77,7 +78,9 @@ def previous_runs(options: Options, runs: Store) -> Previous:
             break
     found: dict[str, tuple[int, str, Failure]] = {}
     for spec in reversed(same):
-        _update_failures(found, runs, spec)
+        # What a damaged manifest would have told is lost; a failure is found again at the cost of another try.
+        with suppress(Unreadable):
+            _update_failures(found, runs, spec)
     return Previous(failures=found, engine=engine, run_id=newest, whole=whole)
 
 

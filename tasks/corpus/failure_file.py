@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 from tasks.corpus import paths
 from tasks.corpus.failures import Failure, NotFound
 from tasks.corpus.ledger import Outcome, Record
-from tasks.corpus.names import printable
+from tasks.corpus.names import RUNS, printable
 from tasks.corpus.paths import SCHEMA
 from tasks.corpus.store import Store
 
@@ -37,9 +37,14 @@ class FailedDocuments(BaseModel):
     failures: list[FailedDocument] = []
 
 
-def replay_command(output: str, run_id: str, key: str) -> str:
-    """The command that converts just one document again, safe to paste into a shell."""
-    return f"pdf-flows retry {shlex.quote(output)} {run_id} --document={shlex.quote(key)}"
+def replay_command(output: str, run_id: str, key: str, runs: str) -> str:
+    """The command that converts just one document again, safe to paste into a shell.
+
+    Args:
+        runs: where the run is; named in the command where that is not below the output.
+    """
+    elsewhere = "" if runs.rstrip("/") == f"{output.rstrip('/')}/{RUNS}" else f" --runs={shlex.quote(runs)}"
+    return f"pdf-flows retry {shlex.quote(output)} {run_id}{elsewhere} --document={shlex.quote(key)}"
 
 
 class FailureFile:
@@ -73,7 +78,7 @@ class FailureFile:
                     outcome=record.outcome,
                     failure=record.failure,
                     attempt=record.attempt,
-                    replay=replay_command(self._output, self._run_id, record.key),
+                    replay=replay_command(self._output, self._run_id, record.key, self._runs.url),
                 )
                 self._dirty = True
             elif record.outcome.final and self._entries.pop(record.index, None) is not None:

@@ -46,6 +46,8 @@ class Category(StrEnum):
     """Not the version that the manifest froze."""
     FORBIDDEN = "FORBIDDEN"
     """The store refuses to let us read or write it."""
+    BLOCKED = "BLOCKED"
+    """Something that is no output of ours lies where the document's output goes."""
     STORE = "STORE"
     """The store failed (5xx, throttling, I/O error, connection) longer than the retries lasted."""
     DISK_FULL = "DISK_FULL"
@@ -117,6 +119,10 @@ class StoreError(PdfFlowsError):
     def __init__(self, message: str, category: Category = Category.STORE) -> None:
         super().__init__(message)
         self.category = category
+
+
+class Unreadable(StoreError):
+    """An object of the run's own state is there and makes no sense: cut short, or overwritten by something else."""
 
 
 class NotFound(StoreError):

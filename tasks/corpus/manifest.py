@@ -14,7 +14,7 @@ from pathlib import Path
 
 import zstandard
 
-from tasks.corpus.failures import Failure, StoreError
+from tasks.corpus.failures import Failure, Unreadable
 from tasks.corpus.paths import SCHEMA
 
 _CHUNK = 1 << 15
@@ -110,16 +110,16 @@ class Manifest:
         self.path = path
 
     def rows(self) -> Iterator[Row]:
-        """All rows in order. Raises StoreError where the file is not a manifest that this code can read."""
+        """All rows in order. Raises Unreadable where the file is not a manifest that this code can read."""
         try:
             lines = self._lines()
             header = json.loads(next(lines, "null"))
             if not isinstance(header, dict) or header.get("schema") != SCHEMA:
-                raise StoreError(f"manifest of another version ({header!r}); this code reads version {SCHEMA}")
+                raise Unreadable(f"manifest of another version ({header!r}); this code reads version {SCHEMA}")
             for line in lines:
                 yield decode(line)
         except (zstandard.ZstdError, ValueError, KeyError) as error:
-            raise StoreError(f"the manifest can't be read: {error}") from error
+            raise Unreadable(f"the manifest can't be read: {error}") from error
 
     def _lines(self) -> Iterator[str]:
         # Not a stream_reader: that one takes a file that was cut short for the end, and the run would lose documents.
@@ -131,7 +131,7 @@ class Manifest:
                 for line in lines:
                     yield line.decode()
         if not plain.eof or rest:
-            raise StoreError("the manifest can't be read: it is cut short")
+            raise Unreadable("the manifest can't be read: it is cut short")
 
 
 def write_rows(rows: Iterable[Row]) -> tuple[bytes, int]:

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tasks.corpus import paths
-from tasks.corpus.failures import NotFound, StoreError, UsageError
+from tasks.corpus.failures import NotFound, Unreadable, UsageError
 from tasks.corpus.lives import Life, Observer, numbers, this_life
 from tasks.corpus.manifest import Manifest
 from tasks.corpus.paths import SCHEMA
@@ -101,7 +101,10 @@ def read_run(runs: Store, run_id: str) -> RunSpec:
         spec = RunSpec.model_validate_json(data)
     except ValidationError as error:
         first = error.errors()[0]
-        raise UsageError(f"run {run_id}: run.json can't be read ({first['loc']}: {first['msg']})") from None
+        where = ".".join(str(part) for part in first["loc"])
+        raise UsageError(
+            f"run {run_id}: run.json can't be read ({f'{where}: ' if where else ''}{first['msg']})"
+        ) from None
     if spec.schema_version != SCHEMA:
         raise UsageError(f"run {run_id} was made by another version (schema {spec.schema_version}); start a new run")
     return spec
@@ -198,4 +201,7 @@ def _read_start(runs: Store, number: int) -> Start:
     try:
         return Start.model_validate_json(runs.read(key))
     except ValidationError as error:
-        raise StoreError(f"the start record {key} can't be read: {error.errors()[0]['msg']}") from error
+        raise Unreadable(
+            f"the start record {key} in {runs.url} can't be read ({error.errors()[0]['msg']}): "
+            "delete it, if nothing is converting into this output"
+        ) from error

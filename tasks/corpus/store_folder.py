@@ -29,7 +29,7 @@ _CHUNK: Final = 1 << 20
 _ORPHAN_AGE_NS: Final = 86_400 * 1_000_000_000
 _TEMPORARY: Final = TEMPORARY.encode()
 
-_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _REFUSED: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 _NO_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK})
 
@@ -145,8 +145,11 @@ class FolderStore:
                 if self._stage(raw, data, self._link):
                     return True
                 there = status(self._root, raw, follow=False)
-        if there is not None and stat.S_ISDIR(there.st_mode):
-            raise StoreError(f"cannot write {self.display(key)}: a folder of this name is in the way")
+            behind = status(self._root, raw) if there is not None else None
+        if there is not None and (behind is None or not stat.S_ISREG(behind.st_mode)):
+            kind = "a link that leads nowhere" if behind is None else _kind(behind.st_mode)
+            message = f"cannot write {self.display(key)}: {kind} of this name is in the way"
+            raise StoreError(message, Category.BLOCKED)
         return False
 
     def put(self, key: str, data: bytes) -> None:
@@ -252,7 +255,8 @@ class FolderStore:
             if e.errno in ABSENT and verb in ("read", "move"):
                 raise NotFound(key) from e
             if e.errno in (errno.ENOTDIR, errno.EEXIST):
-                raise StoreError(f"cannot {verb} {self.display(key)}: a file is in the way of its folder") from e
+                message = f"cannot {verb} {self.display(key)}: a file is in the way of its folder"
+                raise StoreError(message, Category.BLOCKED) from e
             raise StoreError(f"cannot {verb} {self.display(key)}: {e.strerror}", _category(e)) from e
 
     @contextmanager
@@ -430,6 +434,10 @@ def _category(e: OSError) -> Category:
     if e.errno in _FULL:
         return Category.DISK_FULL
     return Category.FORBIDDEN if e.errno in _REFUSED else Category.STORE
+
+
+def _kind(mode: int) -> str:
+    return "a folder" if stat.S_ISDIR(mode) else "a special file"
 
 
 def _unlink(path: bytes) -> None:

@@ -280,6 +280,11 @@ class S3Store:
             cause = e.__cause__
             if isinstance(cause, aws.ClientError) and _code(cause) in _UNCONDITIONAL:
                 raise UsageError(without) from e
+            if isinstance(e, NotFound):
+                where = f" at {endpoint}" if (endpoint := self._client.meta.endpoint_url) else ""
+                raise UsageError(
+                    f"{printable(self._url)}: what answers{where} is no S3: see AWS_ENDPOINT_URL, or name another output"
+                ) from e
             raise UsageError(str(e)) from e
         try:
             store.delete(key)

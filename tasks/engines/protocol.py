@@ -20,16 +20,25 @@ class EngineName(StrEnum):
     DUMMY = "dummy"
 
 
+MOST_SECONDS = 30 * 86400.0
+"""The longest time limit: kernels count CPU seconds in integers, and JSON knows no infinity."""
+MOST_MEMORY_MB = 1 << 24
+
+
 class Limits(BaseModel):
     """What a document may cost. Identity of a run: a resumed run has the same."""
 
     model_config = ConfigDict(frozen=True)
 
-    document_timeout: float = Field(3600.0, gt=0, description="Seconds of wall clock for one document.")
-    page_timeout: float = Field(120.0, gt=0, description="Seconds of wall clock for one page.")
+    document_timeout: float = Field(
+        3600.0, gt=0, le=MOST_SECONDS, description="Seconds of wall clock for one document."
+    )
+    page_timeout: float = Field(120.0, gt=0, le=MOST_SECONDS, description="Seconds of wall clock for one page.")
     max_pages: int = Field(5000, ge=1, description="Documents with more pages fail as TOO_LARGE.")
     max_bytes: int = Field(2_000_000_000, ge=1, description="Larger files fail as TOO_LARGE.")
-    memory_mb: int = Field(4096, ge=256, description="Address space of a sandbox child, MiB (RLIMIT_AS).")
+    memory_mb: int = Field(
+        4096, ge=256, le=MOST_MEMORY_MB, description="Address space of a sandbox child, MiB (RLIMIT_AS)."
+    )
     max_pixels: int = Field(
         100_000_000, ge=1, description="Pixels of one rendered page; larger pages are not rendered."
     )
