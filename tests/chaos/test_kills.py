@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import random
+import shlex
 import signal
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from chaos.harness import Command, Place, make_documents, wrong_outputs
+from chaos.harness import PDF_FLOWS, Command, Place, make_documents, wrong_outputs
 from chaos.killer import Tally, Victim, campaign, kill_many
 from chaos.processes import alive, asleep, documents_in_hand, kill, wait_for
 
@@ -164,6 +166,37 @@ def test_sigterm_drains_and_a_second_ctrl_c_ends_at_once(place: Place) -> None:
     assert "Traceback" not in second.said
     assert place.left_over(5) == {}
     goes_on(place)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_frozen_worker_is_ended_and_its_documents_are_taken_up(place: Place) -> None:
+    make_documents(place.input, 24, f"seconds=0.4 assets={ASSETS}")
+    command = place.convert()
+    converted(place, 2, command)
+    frozen = command.workers()[0]
+    assert kill(frozen, signal.SIGSTOP)
+    assert command.wait(200) == 0, command.said
+    assert "has not been heard of for" in command.said
+    assert command.result()["converted"] == 24
+    assert not alive(frozen)
+    assert wrong_outputs(place.input, place.output, ASSETS) == []
+    assert place.left_over(5) == {}
+    place.audit()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_log_that_nobody_reads_any_more_costs_no_work(place: Place, tmp_path: Path) -> None:
+    make_documents(place.input, 12, f"seconds=0.2 assets={ASSETS}")
+    words = [str(PDF_FLOWS), "convert", place.source_url, place.output_url, "--engine", "dummy"]
+    line = f"{{ {shlex.join(words)} 2>&1; echo status $? >&3; }} 3>{shlex.quote(str(tmp_path / 'status'))} | head -n 3"
+    done = subprocess.run(
+        ["bash", "-c", line], env=place.environment, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert (tmp_path / "status").read_text() == "status 0\n", done.stdout + done.stderr
+    assert wrong_outputs(place.input, place.output, ASSETS) == []
+    place.audit()
 
 
 @pytest.mark.slow

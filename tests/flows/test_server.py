@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from deployments import keeper
-from deployments.server import PrefectServer, ServerSettings, configured_api
+from deployments.server import PrefectServer, ServerSettings, configured_api, server_settings
 from tasks.corpus.failures import UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -170,6 +170,32 @@ def test_environment_comes_before_the_profile(plain: Path, monkeypatch: pytest.M
     found = configured_api()
     assert found is not None
     assert found.url == "http://c/api"
+
+
+@pytest.mark.parametrize("text", ["profiles = 4", "[profiles]\na = 4"])
+def test_a_profiles_file_without_profiles_is_named(plain: Path, text: str) -> None:
+    (plain / "profiles.toml").write_text(text)
+    with pytest.raises(UsageError, match=r"profiles\.toml holds no table of profiles"):
+        configured_api()
+
+
+@pytest.mark.parametrize("url", ["http://[::1", "localhost:4200", "http://", "http://host:99999/api"])
+def test_a_bad_address_of_an_api_is_named(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", url)
+    with pytest.raises(UsageError, match="is no address of a Prefect API"):
+        configured_api()
+
+
+@pytest.mark.parametrize("value", ["abc", "-1"])
+def test_a_bad_setting_is_named(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("PDF_FLOWS_SERVER_LINGER", value)
+    with pytest.raises(UsageError, match="bad PDF_FLOWS_SERVER_LINGER"):
+        server_settings()
+
+
+def test_an_empty_home_is_no_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PDF_FLOWS_HOME", "")
+    assert server_settings().home.name == ".pdf-flows"
 
 
 def test_a_broken_profiles_file_is_named(plain: Path) -> None:

@@ -21,7 +21,7 @@ from tasks.corpus.runs import RunSpec
 from tasks.corpus.store import ObjectInfo
 from tasks.engines.protocol import EngineName, Limits
 from tasks.options import Options
-from tasks.plan import Selection, freeze, plan_run
+from tasks.plan import Selection, freeze, open_stores, plan_run
 from tasks.previous import Previous
 from tasks.selection import select
 
@@ -264,6 +264,32 @@ def test_an_unfinished_run_goes_on_by_itself_while_the_input_is_the_same(new_cas
     assert case.plan().spec != first
 
 
+def test_an_unfinished_run_whose_outputs_were_removed_is_not_gone_on_with(new_case: Cases) -> None:
+    case = new_case(documents(3))
+    spec = case.plan().spec
+    case.live(spec)  # killed before its report
+    assert case.plan().spec.run_id == spec.run_id
+    name = next(info.key for info in case.output.list() if info.key.endswith(".md"))
+    case.output.delete(name)
+    notes: list[str] = []
+    case.local.process = case._dead()
+    planned = plan_run(case.options, note=notes.append, sleep=lambda seconds: None)
+    case.local.process = None
+    assert planned.spec.run_id != spec.run_id
+    assert planned.waiting == 1
+    assert "1 of its outputs were removed" in notes[0]
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_damaged_manifest_of_an_earlier_run_blocks_nothing(new_case: Cases, finished: bool) -> None:
+    case = new_case(documents(3))
+    spec = whole(case) if finished else case.plan().spec
+    case.runs.put(spec.manifest, case.runs.read(spec.manifest)[:20])
+    again = case.plan()
+    assert again.spec.run_id != spec.run_id
+    assert again.waiting == (0 if finished else 3)
+
+
 @pytest.mark.parametrize("change", ["added", "removed", "changed", "limits", "limit"])
 def test_a_changed_listing_or_request_is_a_new_run(new_case: Cases, change: str) -> None:
     case = new_case(documents(3))
@@ -301,6 +327,14 @@ def test_no_pdfs_leave_no_run_behind(new_case: Cases) -> None:
         with pytest.raises(UsageError, match=r"no PDFs \(\*\.pdf\) in .*: nothing to convert"):
             case.plan(gone=False)
     assert list(case.runs.list()) == []
+
+
+@pytest.mark.parametrize("runs", ["in", "in/runs"])
+def test_runs_inside_the_input_are_refused(tmp_path: Path, runs: str) -> None:
+    (tmp_path / "in").mkdir()
+    options = Options(input=str(tmp_path / "in"), output=str(tmp_path / "out"), runs=str(tmp_path / runs))
+    with pytest.raises(UsageError, match=r"the --runs .* is inside the input"):
+        open_stores(options)
 
 
 @pytest.mark.parametrize(("source", "output"), [("in", "in"), ("in", "in/out"), ("in", "in/sub/../x")])

@@ -332,12 +332,29 @@ def test_files_and_folders_in_each_others_way(folder: FolderStore) -> None:
     folder.put("x", b"")
     folder.put("d/y", b"")
     for call in (folder.create, folder.put):
-        with pytest.raises(StoreError, match="a file is in the way"):
+        with pytest.raises(StoreError, match="a file is in the way") as caught:
             call("x/below", b"")
-    with pytest.raises(StoreError, match="a folder of this name is in the way"):
+        assert caught.value.category is Category.BLOCKED
+    with pytest.raises(StoreError, match="a folder of this name is in the way") as caught:
         folder.create("d", b"")
+    assert caught.value.category is Category.BLOCKED
+    assert not caught.value.category.transient
     with pytest.raises(StoreError, match="directory"):
         folder.put("d", b"")
+
+
+def test_what_is_no_file_is_no_output(folder: FolderStore, tmp_path: Path) -> None:
+    folder.put("there", b"")
+    root = tmp_path / "root"
+    root = root if root.is_dir() else Path(folder.url)
+    (root / "dangling").symlink_to("nowhere")
+    os.mkfifo(root / "fifo")
+    (root / "link").symlink_to("there")
+    for name, kind in (("dangling", "a link that leads nowhere"), ("fifo", "a special file")):
+        with pytest.raises(StoreError, match=f"{kind} of this name is in the way") as caught:
+            folder.create(name, b"")
+        assert caught.value.category is Category.BLOCKED
+    assert not folder.create("link", b"")  # behind it is a file: done
 
 
 def test_a_move_cut_short_is_finished(folder: FolderStore, tmp_path: Path) -> None:
