@@ -172,9 +172,12 @@ def audit(output: Output, run_id: str | None = None, /, *, runs: RunsUrl = None,
             _say(
                 "the run was stopped before its end"
                 if stopped
-                else "the run did not come to its end: run convert again"
+                else "the run has not come to its end: wait for it, or run convert again if nothing runs any more"
             )
-        _say("the accounting closes" if account.closes and finished else "THE ACCOUNTING DOES NOT CLOSE")
+        if not account.closes:
+            _say("THE ACCOUNTING DOES NOT CLOSE")
+        else:
+            _say("the accounting closes" if finished else "the accounting closes as far as the run has come")
     return 0 if account.closes and finished else 1
 
 
@@ -212,6 +215,8 @@ def failures(output: Output, run_id: str | None = None, /, *, runs: RunsUrl = No
         group = (failed.failure.category.value, failed.failure.phase.value)
         groups[group] = groups.get(group, 0) + 1
     _say(f"run {spec.run_id}: {len(found)} documents failed")
+    if spec.retry_of is not None:
+        _say(f"  (it tried only documents of run {spec.retry_of} again: name that run to see its other failures)")
     for (category, phase), count in sorted(groups.items(), key=lambda item: -item[1]):
         _say(f"  {count:>6}  {category} ({phase})")
     for failed in found:

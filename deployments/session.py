@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -84,6 +85,9 @@ class Interrupt:
         if self._pending is not None:
             raise KeyboardInterrupt
         self._pending = "interrupted" if number == signal.SIGINT else "terminated"
+        # Not through sys.stderr: the signal may have come in the middle of a write to it.
+        with contextlib.suppress(OSError):
+            os.write(2, b"pdf-flows: stopping: what is in hand gets up to 20 s to end; once more ends it now\n")
         if self._stop is not None:
             self._stop(self._pending)
 
@@ -122,6 +126,8 @@ def run_flow(call: Callable[[], Any], *, as_json: bool) -> int:
     if hooks.report is not None:
         if hooks.report.exit_code == STOPPED:
             say(f"pdf-flows: stopped: {hooks.report.why}; run the same command again to go on")
+        elif hooks.report.exit_code == 1:
+            say(f"pdf-flows: why documents failed: pdf-flows failures {shlex.quote(hooks.report.output)}")
         if as_json:
             import json
 
