@@ -62,7 +62,10 @@ def select(
     if not chosen:
         what = "partial documents" if partial else "failures"
         of = f" of category {category}" if category is not None else ""
-        raise UsageError(f"run {spec.run_id} recorded no {what}{of}: there is nothing to convert again")
+        remedy = "there is nothing to convert again"
+        if spec.retry_of is not None:
+            remedy = f"it tried only documents of run {spec.retry_of} again, so name that run for its others"
+        raise UsageError(f"run {spec.run_id} recorded no {what}{of}: {remedy}")
     replace = frozenset(chosen) if partial else frozenset()
     return options, Selection(run_id=spec.run_id, documents=chosen, replace=replace)
 

@@ -209,6 +209,9 @@ def test_a_retry_decides_for_the_runs_after_it(new_case: Cases) -> None:
     assert selection.documents == {"bad.pdf": "bad.md"}
     again = whole(case, selection=selection)
     assert (again.retry_of, tried(case, again)) == (first.run_id, {"bad.pdf"})
+    # What the retry left alone is not its to tell: the message names the run that knows.
+    with pytest.raises(UsageError, match=f"it tried only documents of run {first.run_id}"):
+        retry_of(case, again, category="ENCRYPTED")
     # It failed again: still not tried by the next whole run, and neither is what the retry left out.
     assert tried(case, whole(case)) == {"busy.pdf"}
 
