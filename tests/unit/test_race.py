@@ -69,7 +69,7 @@ def test_s3(new_case: Cases, moto_s3: MotoS3, mutant: bool) -> None:
     if not mutant:
         check(case, spec, lives)
         return
-    with pytest.raises(AssertionError, match="published twice"):
+    with pytest.raises(AssertionError):
         check(case, spec, lives)
     assert case.account(spec).duplicates > 0
 
