@@ -69,9 +69,9 @@ def test_s3(new_case: Cases, moto_s3: MotoS3, mutant: bool) -> None:
     if not mutant:
         check(case, spec, lives)
         return
-    with pytest.raises(AssertionError):
+    # The lives of the mutant share numbers and so overwrite each other's ledgers: what the bucket saw is the evidence.
+    with pytest.raises(AssertionError, match="published twice|created more than once"):
         check(case, spec, lives)
-    assert case.account(spec).duplicates > 0
 
 
 def test_stealing_shares_the_work_of_a_slow_worker(new_case: Cases) -> None:
