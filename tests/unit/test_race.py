@@ -70,7 +70,7 @@ def test_s3(new_case: Cases, moto_s3: MotoS3, mutant: bool) -> None:
         check(case, spec, lives)
         return
     # The lives of the mutant share numbers and so overwrite each other's ledgers: what the bucket saw is the evidence.
-    with pytest.raises(AssertionError, match="published twice|created more than once"):
+    with pytest.raises(AssertionError, match=r"published twice|created more than once"):
         check(case, spec, lives)
 
 
