@@ -254,11 +254,15 @@ class RunPage:
         expect(self.page.get_by_text("Finished in state").first).to_be_visible()
         return self.page.locator(".log-row").all_inner_texts()
 
-    def children(self) -> dict[str, str]:
-        """Names of the child runs, and the text of each one's entry."""
+    def children(self, count: int, *said: str) -> dict[str, str]:
+        """Names of the child runs, and the text of each one's entry, once there are so many and each says all of `said`."""
         self.open("Subflow Runs")
         entries = self.page.locator(".flow-run-list-item")
-        expect(entries.first).to_be_visible()
+        expect(entries).to_have_count(count)
+        for entry in entries.all():
+            # An entry comes in pieces: its pool and its tags are requests of their own.
+            for text in said:
+                expect(entry).to_contain_text(text)
         name = ".flow-run-bread-crumbs__flow-run-link"
         return {entry.locator(name).inner_text().strip(): entry.inner_text() for entry in entries.all()}
 
