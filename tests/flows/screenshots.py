@@ -99,7 +99,7 @@ def main(pictures: Path) -> None:
             state = run.wait(*ENDS)
             if state != ENDS[0]:
                 sys.exit(f"the run ended as {state}, not as {ENDS[0]}")
-            child = next(name for name in sorted(run.children()) if name.endswith("worker-0"))
+            child = next(name for name in sorted(run.children(2)) if name.endswith("worker-0"))
             page.get_by_role("button", name="Recenter graph").click()
             take(page, pictures / "run.png")
             run.artifact("summary")
