@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
-from deployments.streams import OutputLost, settle, write_out
+from deployments.streams import lost_output, settle
 from tasks.corpus.failures import PdfFlowsError, UsageError
 
 app = App(
@@ -402,36 +402,36 @@ def _rate(text: str) -> float:
 
 
 def _print_json(data: object) -> None:
-    write_out(json.dumps(data) + "\n")
+    _say(json.dumps(data))
 
 
 def _say(text: str) -> None:
-    write_out(text + "\n")
+    sys.stdout.write(text + "\n")
 
 
 def main() -> None:
     """The console script. Every error that a person can mend is one line on stderr and a status."""
     settle()
+    status = _run()
+    if (why := lost_output()) is not None:
+        sys.stderr.write(f"pdf-flows: stdout cannot be written: {why}\n")
+        status = status or 2
+    sys.exit(status)
+
+
+def _run() -> int:
     try:
-        status = app(exit_on_error=False, print_error=False)
+        status = app(exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
         sys.stderr.write(f"pdf-flows: {' '.join(str(error).split())} (see pdf-flows --help)\n")
-        sys.exit(2)
-    except UsageError as error:
-        sys.stderr.write(f"pdf-flows: {error}\n")
-        sys.exit(2)
-    except OutputLost as error:
-        sys.stderr.write(f"pdf-flows: {error}\n")
-        sys.exit(2)
+        return 2
     except PdfFlowsError as error:
         sys.stderr.write(f"pdf-flows: {error}\n")
-        sys.exit(3)
+        return 2 if isinstance(error, UsageError) else 3
     except KeyboardInterrupt:
         sys.stderr.write("pdf-flows: interrupted; run the same command again to go on\n")
-        sys.exit(3)
-    except BrokenPipeError:
-        sys.exit(0)  # the reader of --help left
-    sys.exit(status if isinstance(status, int) else 0)
+        return 3
+    return status if isinstance(status, int) else 0
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from deployments import keeper
-from tasks.corpus.failures import UsageError
+from tasks.corpus.failures import UsageError, bad_field
 
 FIRST_LOOK_SECONDS = 2.0
 """How long `start` waits for the keeper to say its port; it takes a tenth of that."""
@@ -56,9 +56,8 @@ def server_settings() -> ServerSettings:
     try:
         return ServerSettings()
     except ValidationError as error:
-        first = error.errors()[0]
-        name = f"PDF_FLOWS_{first['loc'][0]}".upper()
-        raise UsageError(f"bad {name}: {first['msg']} (given: {first['input']!r})") from None
+        name, why = bad_field(error)
+        raise UsageError(f"bad PDF_FLOWS_{name.upper()}: {why}") from None
 
 
 class Configured(BaseModel):

@@ -12,8 +12,7 @@ from types import FrameType
 from typing import Any
 
 from deployments.server import PrefectServer, server_settings
-from deployments.streams import write_out
-from tasks.corpus.failures import PdfFlowsError, UsageError
+from tasks.corpus.failures import PdfFlowsError, UsageError, bad_field
 
 QUIET = {
     "PREFECT_LOGGING_LOGGERS_PREFECT_TASK_RUNS_LEVEL": "CRITICAL",
@@ -52,9 +51,8 @@ def _refuse_bad_settings() -> None:
     try:
         import prefect  # noqa: F401
     except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
-        raise UsageError(f"Prefect's settings are bad: {name}: {first['msg']} (given: {first['input']!r})") from None
+        name, why = bad_field(error)
+        raise UsageError(f"Prefect's settings are bad: {name}: {why}") from None
 
 
 class Interrupt:
@@ -131,7 +129,8 @@ def run_flow(call: Callable[[], Any], *, as_json: bool) -> int:
         if as_json:
             import json
 
-            write_out(json.dumps(hooks.report.line()) + "\n")
+            sys.stdout.write(json.dumps(hooks.report.line()) + "\n")
+            sys.stdout.flush()
         leave_when_api_is_gone(hooks.report.exit_code)
         return hooks.report.exit_code
     if hooks.error is not None:

@@ -124,7 +124,7 @@ class Conversion:
             waiting = done.waiting
             if done.resumed:
                 end_former_lives(runs, spec.run_id)
-                account = reconcile_run(runs, output, spec).account
+                account = done.account or reconcile_run(runs, output, spec).account
                 before = account.pages
                 waiting = account.remaining + account.failed + account.quarantined
             log.info(

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from tasks.corpus.failures import UsageError
+from tasks.corpus.failures import UsageError, bad_field
 from tasks.corpus.names import RUNS
 from tasks.corpus.paths import check_run_id
 from tasks.corpus.runs import Identity
@@ -92,6 +92,5 @@ def options_of(**parameters: Any) -> Options:
     try:
         return Options(limits=Limits(**limits), rendering=Rendering(**rendering), **parameters)
     except ValidationError as error:
-        first = error.errors()[0]
-        name = str(first["loc"][0]).replace("_", "-") if first["loc"] else "parameters"
-        raise UsageError(f"bad {name}: {first['msg']} (given: {first['input']!r})") from None
+        name, why = bad_field(error)
+        raise UsageError(f"bad {name.replace('_', '-') or 'parameters'}: {why}") from None

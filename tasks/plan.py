@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import islice, zip_longest
 from pathlib import Path
@@ -13,7 +12,8 @@ from pydantic import BaseModel, ConfigDict
 
 from tasks.account import reconcile_run
 from tasks.corpus import names, paths
-from tasks.corpus.failures import Category, Failure, NotFound, Phase, Unreadable, UsageError
+from tasks.corpus.audit import Account
+from tasks.corpus.failures import Category, Failure, Phase, UsageError
 from tasks.corpus.lives import Observer
 from tasks.corpus.manifest import Row, write_rows
 from tasks.corpus.outputs import existing_outputs
@@ -29,7 +29,7 @@ from tasks.corpus.runs import (
 )
 from tasks.corpus.store import ObjectInfo, Store, open_store
 from tasks.options import Options
-from tasks.previous import Previous, Versions, notes_on, previous_runs
+from tasks.previous import DAMAGED, Previous, Versions, earlier_rows, notes_on, previous_runs
 from tasks.report import read_report
 from tasks.scratch import scratch_folder
 
@@ -57,6 +57,8 @@ class Planned(BaseModel):
     """Documents that may still need work: not done and not failed for good, when the manifest was frozen."""
     notes: list[str] = []
     """What a person should know: outputs of another engine or of an older version of the document."""
+    account: Account | None = None
+    """Of an unfinished run, as it was when it was found to be one; what its last workers still did is missing."""
 
 
 Stores = tuple[Store, Store, Store]
@@ -175,9 +177,10 @@ def plan_run(
     if selection is None and not options.overwrite:
         left = _unfinished(options, runs, source, output, note)
         if left is not None:
-            claim_output(runs, left.run_id, observer, sleep)
-            note(f"Going on with run {left.run_id}, which did not finish")
-            return _resumed(left, runs, output)
+            spec, account = left
+            claim_output(runs, spec.run_id, observer, sleep)
+            note(f"Going on with run {spec.run_id}, which did not finish")
+            return _resumed(spec, runs, output).model_copy(update={"account": account})
     refuse_nothing(source)
     previous = previous_runs(options, runs)
     outputs = existing_outputs(output)
@@ -203,8 +206,7 @@ def plan_run(
             yield row
 
     with scratch_folder() as folder:
-        whole = load_manifest(runs, previous.whole, folder).rows() if previous.whole is not None else iter(())
-        data, documents = write_rows(counted(_as_far_as_readable(whole)))
+        data, documents = write_rows(counted(earlier_rows(previous, runs, folder)))
     if documents == 0:
         raise UsageError(f"none of the documents asked for is in {source.url} (any more): nothing to convert")
     unique = run_id.rsplit("-", 1)[-1]
@@ -261,14 +263,9 @@ def _move_away(spec: RunSpec, runs: Store, output: Store) -> None:
     runs.create(marker, b"")
 
 
-def _as_far_as_readable(rows: Iterator[Row]) -> Iterator[Row]:
-    with suppress(Unreadable):
-        yield from rows
-
-
 def _unfinished(
     options: Options, runs: Store, source: Store, output: Store, note: Callable[[str], None]
-) -> RunSpec | None:
+) -> tuple[RunSpec, Account] | None:
     """The latest run, if it did not come to its end and would convert just what this call asks for."""
     run_id = latest(runs)
     if run_id is None:
@@ -285,15 +282,15 @@ def _unfinished(
     try:
         if not _same_documents(spec, runs, list_documents(source, options.limit)):
             return None
-        lost = reconcile_run(runs, output, spec).account.lost
-    except (Unreadable, NotFound) as error:
+        account = reconcile_run(runs, output, spec).account
+    except DAMAGED as error:
         note(f"Run {spec.run_id} did not finish and cannot be gone on with ({error}): this is a new run")
         return None
-    if lost:
+    if account.lost:
         # Its ledger says converted, so none of its workers would look at them again.
-        note(f"Run {spec.run_id} did not finish, and {lost:,} of its outputs were removed: this is a new run")
+        note(f"Run {spec.run_id} did not finish, and {account.lost:,} of its outputs were removed: this is a new run")
         return None
-    return spec
+    return spec, account
 
 
 def _same_documents(spec: RunSpec, runs: Store, documents: Iterator[ObjectInfo]) -> bool:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from pathlib import Path
 
 from pydantic import BaseModel
 
 from tasks.corpus import paths
 from tasks.corpus.audit import reconcile
-from tasks.corpus.failures import Category, Failure, Unreadable, UsageError
+from tasks.corpus.failures import Category, Failure, NotFound, Unreadable, UsageError
 from tasks.corpus.ledger import read_ledger
 from tasks.corpus.manifest import Row
 from tasks.corpus.runs import RunSpec, load_manifest, read_run, starts
@@ -17,6 +18,9 @@ from tasks.corpus.store import ObjectInfo, Store
 from tasks.options import Options
 from tasks.report import read_report
 from tasks.scratch import scratch_folder
+
+DAMAGED = (Unreadable, NotFound)
+"""What reading the manifest of an earlier run raises where that was cut short, overwritten or deleted."""
 
 
 class Previous(BaseModel):
@@ -79,9 +83,16 @@ def previous_runs(options: Options, runs: Store) -> Previous:
     found: dict[str, tuple[int, str, Failure]] = {}
     for spec in reversed(same):
         # What a damaged manifest would have told is lost; a failure is found again at the cost of another try.
-        with suppress(Unreadable):
+        with suppress(*DAMAGED):
             _update_failures(found, runs, spec)
     return Previous(failures=found, engine=engine, run_id=newest, whole=whole)
+
+
+def earlier_rows(previous: Previous, runs: Store, folder: Path) -> Iterator[Row]:
+    """The manifest of the newest run over all of the input, as far as it can be read; it is copied into `folder`."""
+    if previous.whole is not None:
+        with suppress(*DAMAGED):
+            yield from load_manifest(runs, previous.whole, folder).rows()
 
 
 def _update_failures(found: dict[str, tuple[int, str, Failure]], runs: Store, spec: RunSpec) -> None:

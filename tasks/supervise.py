@@ -205,12 +205,14 @@ class Supervision:
         if not stuck(still=still, beaten=beat is not None, over=over):
             return
         self._log.warning("Worker %d has not been heard of for %.0f s: it is ended", worker.worker, still)
-        if not over:
+        status = 0 if over else -signal.SIGKILL
+        if status:
+            # Before the kill: where that takes its time, the life may not publish meanwhile.
             self._fence(worker.worker, f"not heard of for {still:.0f} s")
         handle.kill()
         del self._handles[worker.worker]
-        if ended(worker, 0 if over else -signal.SIGKILL, now):
-            self._bury(worker, -signal.SIGKILL, now)
+        if ended(worker, status, now):
+            self._bury(worker, status, now)
 
     def _newest_life(self, worker: int) -> int | None:
         """The newest life's number; one request a look, not a listing of all that the worker ever wrote."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 
 class Category(StrEnum):
@@ -161,3 +161,9 @@ class Fenced(PdfFlowsError):
 
 class Stopped(PdfFlowsError):
     """The run was stopped before its end (breaker, drain, signal); it can be resumed. The message names the cause."""
+
+
+def bad_field(error: ValidationError) -> tuple[str, str]:
+    """The first setting that is bad ("" where no single one is), and what is wrong with it: for a UsageError's line."""
+    first = error.errors()[0]
+    return ".".join(str(part) for part in first["loc"]), f"{first['msg']} (given: {first['input']!r})"

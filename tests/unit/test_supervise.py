@@ -10,7 +10,7 @@ import pytest
 
 from tasks import supervise
 from tasks.corpus import paths
-from tasks.corpus.failures import Category
+from tasks.corpus.failures import Category, StoreError
 from tasks.corpus.lives import Heartbeat, take_number, this_life
 from tasks.corpus.runs import Identity, RunSpec
 from tasks.corpus.store import Store, open_store
@@ -131,7 +131,7 @@ def test_progress_between_deaths_keeps_a_worker_in_the_fleet(runs: Store, monkey
 
 
 class Frozen:
-    """A worker that never ends by itself; `beats` are what its heartbeat's counter does at each look at it."""
+    """A worker that never ends by itself, nor beats again."""
 
     def __init__(self, begun: bool = True) -> None:
         self.begun = begun
@@ -174,77 +174,115 @@ class Ticking:
         return self.now
 
 
-def watch_frozen(runs: Store, launcher: Freezing, clock: Ticking, monkeypatch: pytest.MonkeyPatch) -> str | None:
+class Frost:
+    """A watch over one worker that freezes; a look takes seconds of the clock, not of the test."""
+
+    def __init__(self, runs: Store, beat: Heartbeat | None, *, begun: bool = True) -> None:
+        self.clock = Ticking()
+        self.launcher = Freezing(runs, beat)
+        self.launcher.first = Frozen(begun=begun)
+        self._runs = runs
+
+    def watch(self, after_look: Callable[[int], bool] = lambda look: False) -> str | None:
+        """Until nobody runs, or until `after_look` says that enough was seen; then the worker must be unhurt."""
+        looks = 0
+
+        def progress(_: object) -> None:
+            nonlocal looks
+            looks += 1
+            if watched.stopped is None and after_look(looks):
+                assert not self.launcher.first.killed
+                watched.stop("enough seen")
+
+        with ParentLease(self._runs, "r1", None, 60.0) as lease:
+            watched = Watched(
+                self._runs,
+                SPEC,
+                lease,
+                self.launcher,
+                1,
+                logging.getLogger("test"),
+                look_seconds=0.01,
+                clock=self.clock,
+                on_progress=progress,
+            )
+            return watched.run()
+
+
+class Watched(Supervision):
+    @property
+    def stopped(self) -> str | None:
+        return self._reason
+
+
+@pytest.fixture
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervise, "TICK_SECONDS", 0.0)
-    with ParentLease(runs, "r1", None, 60.0) as lease:
-        log = logging.getLogger("test")
-        return Supervision(runs, SPEC, lease, launcher, 1, log, look_seconds=0.01, clock=clock).run()
 
 
+@pytest.mark.usefixtures("no_pauses")
 @pytest.mark.parametrize(
     ("beat", "seconds"),
     [(Heartbeat(counter=7), 60), (None, 600)],
     ids=["after its first heartbeat", "before it took its number"],
 )
-def test_a_frozen_worker_is_fenced_ended_and_relaunched(
-    runs: Store, monkeypatch: pytest.MonkeyPatch, beat: Heartbeat | None, seconds: int
-) -> None:
-    launcher, clock = Freezing(runs, beat), Ticking()
-    assert watch_frozen(runs, launcher, clock, monkeypatch) is None
-    assert launcher.first.killed
-    assert launcher.launches == [(0, 0), (0, 1)]
-    assert seconds <= clock.now <= seconds + 30
+def test_a_frozen_worker_is_fenced_ended_and_relaunched(runs: Store, beat: Heartbeat | None, seconds: int) -> None:
+    frost = Frost(runs, beat)
+    assert frost.watch() is None
+    assert frost.launcher.first.killed
+    assert frost.launcher.launches == [(0, 0), (0, 1)]
+    assert seconds <= frost.clock.now <= seconds + 30
     fenced = [info.key for info in runs.list(paths.worker("r1", 0)) if info.key.endswith("/fenced")]
     assert fenced == ([paths.life("r1", 0, 0) + "fenced"] if beat is not None else [])
 
 
-def test_a_worker_that_hangs_after_its_end_is_not_launched_again(runs: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    launcher, clock = Freezing(runs, Heartbeat(counter=7, ended="complete")), Ticking()
-    assert watch_frozen(runs, launcher, clock, monkeypatch) is None
-    assert launcher.first.killed
-    assert launcher.launches == [(0, 0)]
-    assert clock.now >= 180
+@pytest.mark.usefixtures("no_pauses")
+def test_a_worker_that_hangs_after_its_end_is_not_launched_again(runs: Store) -> None:
+    frost = Frost(runs, Heartbeat(counter=7, ended="complete"))
+    assert frost.watch() is None
+    assert frost.launcher.first.killed
+    assert frost.launcher.launches == [(0, 0)]
+    assert frost.clock.now >= 180
 
 
-def test_a_parent_that_could_not_see_ends_nobody(runs: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It slept, or the store was away, for longer than a claim lasts; the worker's next heartbeat has yet to come."""
-    launcher, clock = Freezing(runs, Heartbeat(counter=7)), Ticking()
-    supervision: list[Supervision] = []
-    looks = 0
+@pytest.mark.usefixtures("no_pauses")
+def test_a_parent_that_slept_ends_nobody(runs: Store) -> None:
+    """For longer than a claim lasts; the worker's next heartbeat has yet to come."""
+    frost = Frost(runs, Heartbeat(counter=7))
 
-    def progress(_: object) -> None:
-        nonlocal looks
-        looks += 1
-        if looks in (3, 6):
-            clock.now += 1000
-        if looks == 9:
-            assert not launcher.first.killed
-            supervision[0].stop("enough seen")
+    def after_look(look: int) -> bool:
+        if look in (3, 6):
+            frost.clock.now += 1000
+        return look == 9
 
-    monkeypatch.setattr(supervise, "TICK_SECONDS", 0.0)
-    with ParentLease(runs, "r1", None, 60.0) as lease:
-        log = logging.getLogger("test")
-        watched = Supervision(runs, SPEC, lease, launcher, 1, log, look_seconds=0.01, clock=clock, on_progress=progress)
-        supervision.append(watched)
-        assert watched.run() == "enough seen"
-    assert looks >= 9
+    assert frost.watch(after_look) == "enough seen"
 
 
-def test_a_worker_that_waits_for_a_machine_is_left_alone(runs: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    launcher, clock = Freezing(runs, None), Ticking()
-    launcher.first = Frozen(begun=False)
-    supervision: list[Supervision] = []
-    asked: list[bool] = []
+@pytest.mark.usefixtures("no_pauses")
+def test_a_parent_whose_store_was_away_ends_nobody(runs: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It looked again and again, and saw nothing: the worker could not write either."""
+    frost = Frost(runs, Heartbeat(counter=7))
+    away = False
+    read = runs.read
 
-    def progress(_: object) -> None:
-        if clock.now > 3000 and not asked:
-            asked.append(True)
-            assert not launcher.first.killed
-            supervision[0].stop("enough seen")
+    def reading(key: str) -> bytes:
+        if away:
+            raise StoreError("503")
+        return read(key)
 
-    monkeypatch.setattr(supervise, "TICK_SECONDS", 0.0)
-    with ParentLease(runs, "r1", None, 60.0) as lease:
-        log = logging.getLogger("test")
-        watched = Supervision(runs, SPEC, lease, launcher, 1, log, look_seconds=0.01, clock=clock, on_progress=progress)
-        supervision.append(watched)
-        assert watched.run() == "enough seen"
+    monkeypatch.setattr(runs, "read", reading)
+
+    def after_look(look: int) -> bool:
+        nonlocal away
+        away = 5 <= look < 15
+        frost.clock.now += 10 * away
+        return look == 20
+
+    assert frost.watch(after_look) == "enough seen"
+    assert frost.clock.now > 100
+
+
+@pytest.mark.usefixtures("no_pauses")
+def test_a_worker_that_waits_for_a_machine_is_left_alone(runs: Store) -> None:
+    frost = Frost(runs, None, begun=False)
+    assert frost.watch(lambda look: frost.clock.now > 3000) == "enough seen"

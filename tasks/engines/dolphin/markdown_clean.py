@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from enum import Enum, auto
 from typing import Final
 
 from tasks.engines.dolphin.markdown_upstream import is_chinese, one_line
@@ -34,11 +33,6 @@ _TABLE_ATTRIBUTES = re.compile(r"<table\b[^<>]*>", re.IGNORECASE)
 _TORN_TAG = re.compile(r"</?(?:t[a-z]*(?:\s[^<>]*)?)?\Z", re.IGNORECASE)
 
 
-class _Kind(Enum):
-    BLOCK = auto()
-    ITEM = auto()
-
-
 def convert(elements: Iterable[tuple[str, str]], *, marginalia: bool = True) -> str:
     """The Markdown of one page's (label, text) pairs in reading order; blocks are a blank line apart.
 
@@ -47,17 +41,16 @@ def convert(elements: Iterable[tuple[str, str]], *, marginalia: bool = True) -> 
         marginalia: keep page headers, footers and numbers.
     """
     whole = ""
-    before: _Kind | None = None
+    within_list = False
     for label, raw in elements:
         if not marginalia and label in MARGINALIA:
             continue
         if not (text := raw.strip()) or not (block := _block(label, text)):
             continue
-        kind = _Kind.ITEM if label == "list" else _Kind.BLOCK
-        if before is not None:
-            whole += "\n" if before is kind is _Kind.ITEM else "\n\n"
+        if whole:
+            whole += "\n" if within_list and label == "list" else "\n\n"
         whole += block
-        before = kind
+        within_list = label == "list"
     return whole
 
 
