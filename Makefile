@@ -80,12 +80,14 @@ check:
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 
-# With the pinned uv, not the caller's. base first: the others are held to its versions.
+# With the pinned uv, not the caller's. base and dolphin first: the others are held to their versions. torch goes into a
+# list of its own, with the CUDA libraries that its build for Linux needs, so that machines with a CPU build do without them.
 lock:
 	@$(install) --uv
-	@for list in base $$(cd requirements && ls *.in | sed -e 's/\.in$$//' -e '/^base$$/d'); do \
+	@for list in base dolphin $$(cd requirements && ls *.in | sed -e 's/\.in$$//' -e '/^base$$/d' -e '/^dolphin$$/d'); do \
 	    echo "requirements/$$list.txt"; \
 	    (exec .tools/uv/bin/python -IS -c "$$MAKE_WITH_ARGS" $(compile) "requirements/$$list.in" --output-file "requirements/$$list.txt") || exit; \
+	    if [ $$list = dolphin ]; then .tools/uv/bin/python -IS requirements/split_torch.py || exit; fi; \
 	done
 
 clean:

@@ -6,10 +6,11 @@ import json
 import sys
 from typing import Annotated, Any, Literal
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, Group, Parameter
 
 from deployments.streams import lost_output, settle
 from tasks.corpus.failures import PdfFlowsError, UsageError
+from tasks.engines.dolphin.settings import DEFAULT_MODEL
 
 app = App(
     name="pdf-flows",
@@ -25,7 +26,7 @@ Output = Annotated[
 ]
 RunsUrl = Annotated[str | None, Parameter(help="Where runs are kept, if not in _runs of the output.")]
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Print exactly one JSON object on stdout.")]
-Engine = Annotated[Literal["layout", "dummy"], Parameter(help="What turns pages into Markdown.")]
+Engine = Annotated[Literal["layout", "dolphin", "dummy"], Parameter(help="What turns pages into Markdown.")]
 Limit = Annotated[int | None, Parameter(help="Only the first so many documents, in the order of their names.")]
 Workers = Annotated[int, Parameter(help="How many workers convert at the same time.")]
 Retries = Annotated[int, Parameter(help="How often a document is tried again after a transient error.")]
@@ -34,6 +35,15 @@ PasswordFile = Annotated[
     Parameter(
         help="Where passwords for encrypted PDFs are: a path (one a line), secretsmanager:NAME or secret:PREFECT_SECRET."
     ),
+]
+
+
+DOLPHIN = Group("Dolphin engine", sort_key=1)
+Model = Annotated[
+    str, Parameter(group=DOLPHIN, help="A Hugging Face id, a folder, or s3://bucket/prefix with the weights.")
+]
+Revision = Annotated[
+    str | None, Parameter(group=DOLPHIN, help="Of a Hugging Face id. Default: the pinned one of a known model.")
 ]
 
 
@@ -68,6 +78,33 @@ def convert(
         Parameter(help="Processes of this machine, or the work pool of convert-partition."),
     ] = "local",
     task_run_limit: Annotated[int, Parameter(help="Above so many documents a task run stands for a batch.")] = 10_000,
+    model: Model = DEFAULT_MODEL,
+    revision: Revision = None,
+    generation: Annotated[
+        Literal["1.0", "1.5"] | None, Parameter(group=DOLPHIN, help="Default: recognised by the model's name.")
+    ] = None,
+    dtype: Annotated[
+        Literal["float32", "float16", "bfloat16"] | None,
+        Parameter(group=DOLPHIN, help="Default: float16 on a GPU, float32 on the CPU."),
+    ] = None,
+    slots: Annotated[
+        int | None, Parameter(group=DOLPHIN, help="Texts read at the same time. Default: by the device's memory.")
+    ] = None,
+    images: Annotated[
+        Literal["strict", "fast"],
+        Parameter(group=DOLPHIN, help="fast prepares images in one pass: other pixels, now and then another text."),
+    ] = "strict",
+    markdown: Annotated[
+        Literal["clean", "upstream"],
+        Parameter(group=DOLPHIN, help="upstream is byte for byte what Dolphin's own program writes, defects included."),
+    ] = "clean",
+    stop_loops: Annotated[
+        bool, Parameter(group=DOLPHIN, help="Stop and cut a text in which the model repeats itself without end.")
+    ] = True,
+    marginalia: Annotated[bool, Parameter(group=DOLPHIN, help="Keep page headers, footers and numbers.")] = True,
+    json_output: Annotated[
+        bool, Parameter(group=DOLPHIN, negative="", help="Publish labels, boxes and texts as JSON beside the Markdown.")
+    ] = False,
     as_json: Json = False,
 ) -> int:
     """Convert every PDF below INPUT into Markdown below OUTPUT. Run it again after a stop: it goes on."""
@@ -95,12 +132,24 @@ def convert(
         "front_matter": front_matter,
         "launcher": launcher,
         "task_run_limit": task_run_limit,
+        "model": model,
+        "revision": revision,
+        "generation": generation,
+        "dtype": dtype,
+        "slots": slots,
+        "images": images,
+        "markdown": markdown,
+        "stop_loops": stop_loops,
+        "marginalia": marginalia,
+        "json_output": json_output,
     }
     options: Options = _options(parameters)
     if dry_run:
         return _quote(options, as_json)
     # What the flow run shows must mean the same wherever it is run again.
     parameters |= {"input": options.input, "output": options.output, "runs": options.runs}
+    if options.dolphin is not None:
+        parameters["model"] = options.dolphin.model
     # What can be refused without a server is refused before one is started.
     source, output_store, runs_store = open_stores(options)
     _first_look(source, output_store, runs_store, options)
@@ -317,6 +366,45 @@ def runs(output: Output, /, *, runs: RunsUrl = None, as_json: Json = False) -> i
     return 0
 
 
+weights = App(name="weights", help="The dolphin engine's model files.")
+app.command(weights)
+
+
+@weights.command(name="fetch")
+def weights_fetch(
+    model: Annotated[str, Parameter(help="A Hugging Face id, a folder, or s3://bucket/prefix.")] = DEFAULT_MODEL,
+    /,
+    *,
+    revision: Revision = None,
+    to: Annotated[str | None, Parameter(help="Keep the files in this folder instead of the models' folder.")] = None,
+    as_json: Json = False,
+) -> int:
+    """Fetch a model's files, check their sha256 and that it is a model that the dolphin engine runs."""
+    from pathlib import Path
+
+    from tasks.weights import check_installed, checkpoint_folder
+
+    check_installed()
+    folder = checkpoint_folder(model, revision, to=Path(to).expanduser() if to is not None else None, verify=True)
+
+    from tasks.engines.dolphin.checkpoint import Checkpoint
+
+    found = Checkpoint(folder)
+    generation = found.recognised()
+    facts = {
+        "folder": str(folder),
+        "generation": generation.value if generation is not None else None,
+        "parameters": found.parameters(),
+        "sha256": found.fingerprint(),
+    }
+    if as_json:
+        _print_json(facts)
+    else:
+        for name, value in facts.items():
+            _say(f"{name + ':':<12} {value if value is not None else 'not recognised: give --generation'}")
+    return 0
+
+
 @app.command
 def up(*, workers_limit: Annotated[int | None, Parameter(help="Workers at the same time at most.")] = None) -> int:
     """A local Prefect server with work pools, workers and deployments: trigger runs from its UI."""
@@ -358,6 +446,10 @@ def _first_look(source: Any, output: Any, runs: Any, options: Any) -> None:
     from tasks.plan import check_same, refuse_nothing
 
     check_readable(source)
+    if options.dolphin is not None and options.launcher == "local":
+        from tasks.weights import check_model
+
+        check_model(options.dolphin.model, options.dolphin.revision)
     output.probe()
     runs.probe()
     refuse_while_living(runs)

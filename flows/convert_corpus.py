@@ -12,7 +12,7 @@ def convert_corpus(
     input: str,
     output: str,
     workers: int = 2,
-    engine: Literal["layout", "dummy"] = "layout",
+    engine: Literal["layout", "dolphin", "dummy"] = "layout",
     limit: int | None = None,
     run_id: str | None = None,
     runs: str | None = None,
@@ -30,6 +30,16 @@ def convert_corpus(
     front_matter: bool = False,
     launcher: Literal["local", "work-pool"] = "local",
     task_run_limit: int = 10_000,
+    model: str = "ByteDance/Dolphin-1.5",
+    revision: str | None = None,
+    generation: Literal["1.0", "1.5"] | None = None,
+    dtype: Literal["float32", "float16", "bfloat16"] | None = None,
+    slots: int | None = None,
+    images: Literal["strict", "fast"] = "strict",
+    markdown: Literal["clean", "upstream"] = "clean",
+    stop_loops: bool = True,
+    marginalia: bool = True,
+    json_output: bool = False,
 ) -> Any:
     """Convert every PDF below the input into Markdown below the output, once, whatever happens to the workers.
 
@@ -39,7 +49,7 @@ def convert_corpus(
         input: Where the PDFs are: a folder or s3://bucket/prefix.
         output: Where the Markdown goes: a folder or s3://bucket/prefix, not inside the input.
         workers: How many workers convert at the same time.
-        engine: What turns pages into Markdown: layout (CPU), or dummy (tests: no PDF is read).
+        engine: What turns pages into Markdown: layout (CPU), dolphin (one GPU a worker), or dummy (tests: no PDF is read).
         limit: Convert only the first so many documents, in the order of their names.
         run_id: Resume this run. Input, output, engine and limits must be the same; workers and retries may change.
         runs: Where runs are kept (manifest, claims, ledger, reports): a folder or s3:// prefix. Default: _runs in the output.
@@ -57,6 +67,16 @@ def convert_corpus(
         front_matter: Put YAML front matter (source, sha256, pages, engine, versions) before each document.
         launcher: Where workers run: local (processes beside the parent) or work-pool (runs of the deployment convert-partition).
         task_run_limit: Above so many documents, one task run stands for a batch of documents instead of one.
+        model: dolphin: a Hugging Face id, a folder, or s3://bucket/prefix with the weights.
+        revision: dolphin: of a Hugging Face id. Default: the pinned one.
+        generation: dolphin: 1.0 or 1.5. Default: recognised by the model's name.
+        dtype: dolphin: what to compute in. Default: float16 on a GPU, float32 on the CPU.
+        slots: dolphin: how many texts are read at the same time. Default: by the device's memory.
+        images: dolphin: strict (byte for byte as upstream) or fast (one pass; changes pixels, and now and then a text).
+        markdown: dolphin: clean, or upstream (byte for byte, defects included).
+        stop_loops: dolphin: stop and cut a text in which the model repeats itself without end.
+        marginalia: dolphin: keep page headers, footers and numbers.
+        json_output: dolphin: publish the structured result (labels, boxes, texts) beside the Markdown.
     """
     from flows.convert_partition import convert_partition
     from tasks.entry import convert
@@ -82,5 +102,15 @@ def convert_corpus(
         front_matter=front_matter,
         launcher=launcher,
         task_run_limit=task_run_limit,
+        model=model,
+        revision=revision,
+        generation=generation,
+        dtype=dtype,
+        slots=slots,
+        images=images,
+        markdown=markdown,
+        stop_loops=stop_loops,
+        marginalia=marginalia,
+        json_output=json_output,
     )
     return convert(parameters, get_run_logger(), convert_partition, dry_run=dry_run)

@@ -20,6 +20,7 @@ def convert_partition(
     steal: bool = True,
     threads: int | None = None,
     slots: int = 1,
+    device_slots: int | None = None,
     beat_seconds: float = 15.0,
     task_runs_per_second: float = 15.0,
     batch: int = 1,
@@ -39,7 +40,8 @@ def convert_partition(
         retry_failed: Also try documents again that failed for good.
         steal: Take over unclaimed documents of other partitions when idle.
         threads: Threads that an engine slot may use. Default: its share of the machine's cores.
-        slots: Documents converted at the same time.
+        slots: Documents converted at the same time (layout).
+        device_slots: Texts read at the same time (dolphin). Default: by the device's memory.
         beat_seconds: Seconds between heartbeats (15 at most).
         task_runs_per_second: This worker's share of the task runs that Prefect's server can record.
         batch: Documents a task run: 1, or more in very large runs.
@@ -60,6 +62,7 @@ def convert_partition(
         steal=steal,
         threads=threads,
         slots=slots,
+        device_slots=device_slots,
         beat_seconds=beat_seconds,
     )
     around = PacedTaskRuns(task_runs_per_second) if batch == 1 else BatchedTaskRuns(batch)

@@ -17,17 +17,31 @@ fail() { say "pdf-flows: $*"; exit 2; }
 
 # The extras that exist, split by blanks: every list but those that are no extras.
 extras() {
-    found=$(set +f; cd requirements && ls -- *.txt | sed -e 's/\.txt$//' -e '/^base$/d' -e '/^dev$/d' -e '/^uv$/d' | tr '\n' ' ')
+    found=$(set +f; cd requirements && ls -- *.txt | sed -e 's/\.txt$//' -e '/^base$/d' -e '/^torch/d' -e '/^dev$/d' -e '/^uv$/d' | tr '\n' ' ')
     printf '%s' "${found% }"
 }
 
 # All lists wanted, sorted, as words: those asked for and those that .venv already holds.
 wanted() {
     held=''
-    if [ -f "$done_file" ]; then held=$(sed -n 2p "$done_file"); fi
+    if [ -f "$done_file" ]; then held=$(sed -n 2p "$done_file" | sed 's/torch[^ ]*//'); fi
     for list in base $held "$@"; do
         if [ -f "requirements/$list.txt" ]; then printf '%s\n' "$list"; fi
+        if [ "$list" = dolphin ]; then torch_list; fi
     done | LC_ALL=C sort -u | tr '\n' ' '
+}
+
+# The list that brings torch: PyTorch's CPU build where a folder of PIP_FIND_LINKS holds it for this interpreter, a tenth of the size, else
+# the index's, which on Linux comes with CUDA libraries.
+torch_list() {
+    pinned=$(sed -n 's/^torch==\([^ ]*\) .*/\1/p' requirements/torch-cpu.txt)
+    interpreter=.venv/bin/python
+    if [ ! -x "$interpreter" ]; then interpreter=$(first_python True); fi
+    build=$(${interpreter:-false} -c 'import sys; print("cp%d%d" % sys.version_info[:2])' 2>/dev/null || true)
+    for folder in ${PIP_FIND_LINKS:-}; do
+        if [ -f "$folder/torch-$pinned-$build-$build-manylinux_2_28_$(uname -m).whl" ]; then printf 'torch-cpu\n'; return; fi
+    done
+    printf 'torch\n'
 }
 
 files() { for list in $lists; do printf 'requirements/%s.txt ' "$list"; done; }
@@ -46,8 +60,9 @@ neutral() {
     unset UV_PYTHON UV_SYSTEM_PYTHON UV_BREAK_SYSTEM_PACKAGES UV_REQUIRE_HASHES UV_NO_DEPS UV_CONSTRAINT UV_OVERRIDE UV_EXCLUDE
     unset UV_NO_BINARY UV_NO_BUILD UV_NO_BUILD_ISOLATION UV_EXCLUDE_NEWER UV_RESOLUTION UV_PRERELEASE UV_NO_VERIFY_HASHES UV_FROZEN
     export UV_PYTHON_DOWNLOADS=never
-    # uv reads none of pip's settings: hand over the two that a closed network needs.
+    # uv reads none of pip's settings: hand over the three that a closed network needs.
     if [ -n "${PIP_INDEX_URL:-}" ]; then export UV_DEFAULT_INDEX="${UV_DEFAULT_INDEX:-${UV_INDEX_URL:-$PIP_INDEX_URL}}"; fi
+    if [ -n "${PIP_FIND_LINKS:-}" ]; then export UV_FIND_LINKS="${UV_FIND_LINKS:-$(printf '%s' "$PIP_FIND_LINKS" | tr ' ' ',')}"; fi
     if [ -n "${PIP_CERT:-}" ]; then export SSL_CERT_FILE="${SSL_CERT_FILE:-$PIP_CERT}"; fi
 }
 

@@ -25,6 +25,7 @@ from tasks.passwords import read_passwords
 from tasks.plan import Planned, Selection, open_stores, plan_run
 from tasks.report import Report, RunState
 from tasks.supervise import Log, Progress, Supervision, end_former_lives
+from tasks.weights import check_model
 
 TASK_RUNS_PER_SECOND = 30.0
 """What Prefect's server records without dropping any, with room to spare: measured 40 to 50 on one core."""
@@ -59,6 +60,7 @@ def worker_parameters(options: Options, planned: Planned, epoch: int) -> Callabl
             "workers": options.workers,
             "epoch": epoch,
             "retries": options.retries,
+            "device_slots": options.slots,
             "retry_failed": options.retry_failed,
             "steal": options.steal,
             "threads": threads,
@@ -103,6 +105,8 @@ class Conversion:
         options, log = self._options, self._log
         begun = time.monotonic()
         read_passwords(options.password_file)
+        if options.dolphin is not None and options.launcher is LauncherName.LOCAL:
+            check_model(options.dolphin.model, options.dolphin.revision)
         box: list[PdfFlowsError] = []
         stores = open_stores(options)
         planned = plan(lambda: plan_run(options, self._selection, note=log.info, stores=stores), box, return_state=True)

@@ -5,11 +5,9 @@ No prefect here: `tasks/convert.py` wraps this in a task run.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import re
-import shutil
 import tempfile
 import threading
 import time
@@ -36,10 +34,11 @@ from tasks.corpus.ledger import LedgerWriter, Outcome, Publisher, Record, read_l
 from tasks.corpus.manifest import Row
 from tasks.corpus.paths import life as life_prefix
 from tasks.corpus.store import Store, content_sha256
-from tasks.engines.markdown import Origin, assemble
-from tasks.engines.protocol import Asset, EngineResult, Limits, Page, Rendering
+from tasks.engines.markdown import Origin, assemble, assemble_whole
+from tasks.engines.protocol import Asset, EngineResult, Limits, Rendering
 from tasks.engines.sandbox import Aborted
-from tasks.pool import SandboxPool
+from tasks.local_disk import local_disk
+from tasks.pool import Pool
 from tasks.publish import Publishing, stamp_of
 
 P = ParamSpec("P")
@@ -82,7 +81,7 @@ class DocumentConverter:
         runs: Store,
         claims: Claims,
         ledger: LedgerWriter,
-        pool: SandboxPool,
+        pool: Pool,
         limits: Limits,
         rendering: Rendering,
         passwords: list[str],
@@ -255,7 +254,7 @@ class DocumentConverter:
         self._draining.wait(seconds)
 
     def _once(self, row: Row, claim: Claim, state: _Try) -> Record:
-        with _local_disk():
+        with local_disk():
             descriptor, place = tempfile.mkstemp(prefix="document-", suffix=".pdf", dir=self._scratch)
             os.close(descriptor)
         pdf = Path(place)
@@ -266,24 +265,11 @@ class DocumentConverter:
             state.seconds["fetch"] = time.monotonic() - begun
             with pdf.open("rb") as file:
                 state.source_sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-            with self._pool.slot() as (sandbox, folder):
-                begun = time.monotonic()
-                with _local_disk():
-                    mine = Path(tempfile.mkdtemp(prefix="document-", dir=folder))
-                try:
-                    local, assets = mine / "document.pdf", mine / "assets"
-                    with _local_disk():
-                        mine.chmod(0o755)
-                        pdf.rename(local)
-                        assets.mkdir()
-                    result = sandbox.convert(
-                        local, assets, self._passwords, lambda page, pages: self._on_page(row, page, pages)
-                    )
-                    # Read before the slot goes to the next document: nothing of this one stays where its child writes.
-                    contents = [(asset, asset.path.read_bytes()) for asset in result.assets]
-                finally:
-                    shutil.rmtree(mine, ignore_errors=True)
-                state.seconds["engine"] = time.monotonic() - begun
+            begun = time.monotonic()
+            result, contents = self._pool.convert(
+                pdf, row.key, self._passwords, lambda page, pages: self._on_page(row, page, pages)
+            )
+            state.seconds["engine"] = time.monotonic() - begun
             begun = time.monotonic()
             record = self._publish(row, claim, result, contents, state)
             state.seconds["publish"] = time.monotonic() - begun
@@ -316,7 +302,8 @@ class DocumentConverter:
         for asset, content in contents:
             file = f"{hashlib.sha256(content).hexdigest()}.{asset.extension}"
             assets.append((prefix + file, content))
-            links[asset.placeholder] = quote(here + file)
+            if asset.placeholder:
+                links[asset.placeholder] = quote(here + file)
         origin = Origin(
             source=row.key,
             sha256=state.source_sha256 or "",
@@ -324,7 +311,11 @@ class DocumentConverter:
             engine=self._life.engine,
             versions=self._versions(),
         )
-        text = assemble([_linked(page, links) for page in pages], self._rendering, origin)
+        if result.whole is not None:
+            text = assemble_whole(_linked(result.whole, links), self._rendering, origin)
+        else:
+            linked = [page.model_copy(update={"text": _linked(page.text, links)}) for page in pages]
+            text = assemble(linked, self._rendering, origin)
         data = text.encode()
         digest = hashlib.sha256(data).hexdigest()
         gaps = [page.number for page in pages if page.gap is not None]
@@ -354,14 +345,13 @@ class DocumentConverter:
         )
 
 
-def _linked(page: Page, links: dict[str, str]) -> Page:
-    """The page with its assets' placeholders replaced by relative links."""
+def _linked(text: str, links: dict[str, str]) -> str:
+    """The text with its assets' placeholders replaced by relative links."""
     if not links:
-        return page
+        return text
     # In one pass, the longest first: a placeholder may begin another one, and a link may contain one.
     any_of_them = "|".join(re.escape(placeholder) for placeholder in sorted(links, key=len, reverse=True))
-    text = re.sub(any_of_them, lambda match: links[match[0]], page.text)
-    return page if text == page.text else page.model_copy(update={"text": text})
+    return re.sub(any_of_them, lambda match: links[match[0]], text)
 
 
 @contextmanager
@@ -376,18 +366,4 @@ def _store_phase(phase: Phase) -> Iterator[None]:
     except StoreError as error:
         raise ConversionError(
             Failure(category=error.category, phase=phase, message=str(error), retryable=error.category.transient)
-        ) from error
-
-
-@contextmanager
-def _local_disk() -> Iterator[None]:
-    """Errors of this machine's disk as the document's failure: a full one must not end the worker."""
-    try:
-        yield
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        raise ConversionError.of(
-            Category.DISK_FULL if full else Category.STORE,
-            Phase.FETCH,
-            f"no room for the local copy: {error.strerror}" if full else f"the local copy failed: {error.strerror}",
         ) from error

@@ -12,6 +12,7 @@ from tasks.corpus.failures import UsageError, bad_field
 from tasks.corpus.names import RUNS
 from tasks.corpus.paths import check_run_id
 from tasks.corpus.runs import Identity
+from tasks.engines.dolphin.settings import DolphinOptions, MarkdownMode
 from tasks.engines.protocol import EngineName, Limits, Rendering
 
 
@@ -58,6 +59,10 @@ class Options(BaseModel):
     overwrite: bool = False
     steal: bool = True
     launcher: LauncherName = LauncherName.LOCAL
+    dolphin: DolphinOptions | None = None
+    """Of the dolphin engine only."""
+    slots: int | None = Field(None, ge=1, le=4096)
+    """Sequences that the dolphin engine reads at a time."""
     task_run_limit: int = Field(10_000, ge=0)
 
     @field_validator("input", "output", "runs")
@@ -79,6 +84,7 @@ class Options(BaseModel):
             engine=self.engine.value,
             limits=self.limits.model_dump(),
             rendering=self.rendering.model_dump(),
+            engine_options=self.dolphin.model_dump(mode="json") if self.dolphin is not None else {},
             limit=self.limit,
         )
 
@@ -87,10 +93,29 @@ def options_of(**parameters: Any) -> Options:
     """The options that the parameters of the flow (or of the command line) mean. Raises UsageError naming the bad one."""
     limits = {name: parameters.pop(name) for name in list(parameters) if name in Limits.model_fields}
     rendering = {name: parameters.pop(name) for name in list(parameters) if name in Rendering.model_fields}
+    dolphin = {name: parameters.pop(name) for name in list(parameters) if name in DolphinOptions.model_fields}
     if parameters.get("run_id") is not None:
         check_run_id(parameters["run_id"])
     try:
+        parameters["dolphin"] = _dolphin(parameters.get("engine"), dolphin, parameters.get("slots"))
         return Options(limits=Limits(**limits), rendering=Rendering(**rendering), **parameters)
     except ValidationError as error:
         name, why = bad_field(error)
         raise UsageError(f"bad {name.replace('_', '-') or 'parameters'}: {why}") from None
+
+
+def _dolphin(engine: object, given: dict[str, Any], slots: int | None) -> DolphinOptions | None:
+    """The engine's own options. Raises UsageError where they are given for another engine, ValidationError."""
+    options = DolphinOptions(**given)
+    if engine == EngineName.DOLPHIN:
+        if options.marginalia is False and options.markdown is MarkdownMode.UPSTREAM:
+            raise UsageError("--no-marginalia goes with --markdown clean: upstream keeps page headers and footers")
+        if not options.model.startswith("s3://") and Path(options.model).expanduser().exists():
+            options = options.model_copy(update={"model": one_spelling(options.model)})
+        return options
+    changed = [name for name, value in given.items() if value != DolphinOptions.model_fields[name].default]
+    if slots is not None:
+        changed.append("slots")
+    if changed:
+        raise UsageError(f"--{changed[0].replace('_', '-')} goes with --engine dolphin only")
+    return None

@@ -71,9 +71,10 @@ def previous_runs(options: Options, runs: Store) -> Previous:
         newest, engine = newest or run_id, engine or spec.identity.engine
         if spec.identity.input == options.identity.input and spec.retry_of is None and spec.identity.limit is None:
             whole = whole or spec
-        if (spec.identity.input, spec.identity.engine, spec.identity.limits) != (
+        if (spec.identity.input, spec.identity.engine, spec.identity.engine_options, spec.identity.limits) != (
             options.identity.input,
             options.identity.engine,
+            options.identity.engine_options,
             options.identity.limits,
         ):
             continue

@@ -6,6 +6,7 @@ from tasks.account import reconcile_run
 from tasks.corpus.failures import Category, UsageError
 from tasks.corpus.runs import RunSpec, load_manifest, resolve
 from tasks.corpus.store import Store, open_store
+from tasks.engines.dolphin.settings import DolphinOptions
 from tasks.engines.protocol import EngineName, Limits, Rendering
 from tasks.options import LauncherName, Options, runs_url
 from tasks.plan import Selection
@@ -43,6 +44,7 @@ def select(
         engine=EngineName(identity.engine),
         limits=Limits.model_validate(identity.limits),
         rendering=Rendering.model_validate(identity.rendering),
+        dolphin=DolphinOptions.model_validate(identity.engine_options) if identity.engine_options else None,
         retries=retries,
         password_file=password_file,
         launcher=LauncherName(launcher),

@@ -12,7 +12,6 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from tasks.candidates import Candidates
-from tasks.cores import usable_cores
 from tasks.corpus import names, paths
 from tasks.corpus.claims import Claim, Claims, Holder
 from tasks.corpus.failure_file import FailureFile
@@ -24,9 +23,8 @@ from tasks.corpus.runs import read_run
 from tasks.corpus.store import open_store
 from tasks.document import DocumentConverter, Life
 from tasks.engines.protocol import EngineName, Limits, Rendering
-from tasks.engines.sandbox import Sandbox
 from tasks.patience import patient
-from tasks.pool import SandboxPool
+from tasks.pool import Pool, open_pool
 from tasks.pulse import Pulse
 from tasks.scratch import scratch_folder
 
@@ -56,7 +54,10 @@ class WorkerSettings(BaseModel):
     threads: int | None = None
     """Of an engine slot; None: its share of this machine's cores."""
     recycle_after: int = 50
+    device_slots: int | None = None
+    """Sequences that the dolphin engine reads at a time; None: by the device's memory."""
     engine_options: dict[str, Any] = {}
+    """Over those of the run's identity; for tests."""
     beat_seconds: float = 15.0
 
 
@@ -93,7 +94,7 @@ class Worker:
         self._finished = threading.Event()
         # Reentrant: a signal handler may call `drain` while its own thread holds it.
         self._lock = threading.RLock()
-        self._pool: SandboxPool | None = None
+        self._pool: Pool | None = None
         self._converter: DocumentConverter | None = None
         self._error: BaseException | None = None
 
@@ -110,17 +111,15 @@ class Worker:
         limits = Limits.model_validate(identity.limits)
         with scratch_folder() as scratch:
             scratch.chmod(0o755)
-            pool = SandboxPool(
-                lambda place: Sandbox(
-                    EngineName(identity.engine),
-                    limits,
-                    threads=settings.threads or max(1, usable_cores() // settings.slots),
-                    recycle_after=settings.recycle_after,
-                    engine_options=settings.engine_options,
-                    scratch=place,
-                ),
-                settings.slots,
+            pool = open_pool(
+                EngineName(identity.engine),
+                identity.engine_options | settings.engine_options,
+                limits,
                 scratch,
+                slots=settings.slots,
+                threads=settings.threads,
+                recycle_after=settings.recycle_after,
+                device_slots=settings.device_slots,
             )
             self._pool = pool
             pool.start()
@@ -168,6 +167,8 @@ class Worker:
                         "[Worker %d] Starting processing: %d PDFs assigned", settings.worker, self._candidates.assigned
                     )
                     versions = pool.ready(READY_SECONDS)
+                    for note in pool.notes:
+                        self._log.info("[Worker %d] %s", settings.worker, note)
                     self._converter = DocumentConverter(
                         life=life,
                         source=source,
@@ -221,7 +222,8 @@ class Worker:
 
     def _work(self) -> None:
         """Own partitions first, then others' far ends; a few documents in flight so that fetching and publishing overlap."""
-        in_flight = self._settings.slots + 2
+        assert self._pool is not None
+        in_flight = self._pool.documents
         room = threading.Semaphore(in_flight)
         with ThreadPoolExecutor(in_flight, thread_name_prefix="document") as pool:
             for row, claim in self._claimed(room):

@@ -29,6 +29,7 @@ class Identity(BaseModel):
     engine: str
     limits: dict[str, Any]
     rendering: dict[str, Any]
+    engine_options: dict[str, Any] = {}
     limit: int | None = None
 
 

@@ -1,7 +1,8 @@
 """The sandbox's child: one interpreter, one engine, one document at a time. Run as `python -m tasks.engines.child`.
 
 It talks frames (tasks/engines/frames.py) over what were its stdin and stdout; what libraries print goes to stderr. First
-message: start (engine, limits, options, threads, scratch, parent); then inspect and convert until the end of its input.
+message: start (engine, limits, options, threads, scratch, parent, shared); then inspect, convert and render until the end of its
+input. While it renders, each page waits in shared memory until the parent says `next`.
 """
 
 from __future__ import annotations
@@ -10,20 +11,22 @@ import faulthandler
 import os
 import resource
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from tasks.engines import confine, frames, memory
+from tasks.engines.pagememory import MODEL_SIDE, PageMemory, RenderedPage
 
 if TYPE_CHECKING:
-    from tasks.engines.protocol import Engine, Limits
+    from tasks.engines.protocol import Engine, Limits, Renderer
 
 _PAGE_SIZE = resource.getpagesize()
 
 
 def main() -> None:
     """Serve one parent until it closes the pipe."""
-    requests, replies = _take_pipes()
+    requests, replies = take_pipes()
     faulthandler.enable()
     start = frames.read(requests)
     if start is None:
@@ -40,19 +43,21 @@ def main() -> None:
     limits = Limits.model_validate(start["limits"])
     try:
         engine = load(start["engine"], int(start["threads"]), start["options"], scratch)
+        pixels = PageMemory.open(int(start["shared"])) if start["shared"] is not None else None
         versions = engine.versions
     except Exception as error:  # noqa: BLE001 - the boundary: whatever an engine raises becomes one readable line
-        _send(replies, {"kind": "broken", "message": _line(error)})
+        send(replies, {"kind": "broken", "message": line_of(error)})
         return
     confinement.finish()
     confine.die_with_parent(parent)
-    _send(replies, {"kind": "ready", "versions": versions, "confinement": confinement.report})
+    send(replies, {"kind": "ready", "versions": versions, "confinement": confinement.report})
     while (request := frames.read(requests)) is not None:
         confine.limit_cpu(float(request["cpu"]))
-        _send(replies, _serve(engine, limits, request, replies) | _memory())
+        emit = None if pixels is None else _emitter(pixels, requests, replies)
+        send(replies, _serve(engine, limits, request, replies, emit) | _memory())
 
 
-def load(name: str, threads: int, options: dict[str, Any], scratch: Path) -> Engine:
+def load(name: str, threads: int, options: dict[str, Any], scratch: Path) -> Engine | Renderer:
     """The engine of that name, loaded: imports and models. Raises whatever its libraries raise; ValueError for another name."""
     if name == "dummy":
         from tasks.engines.dummy import DummyEngine, DummyOptions
@@ -62,10 +67,28 @@ def load(name: str, threads: int, options: dict[str, Any], scratch: Path) -> Eng
         from tasks.engines.layout.engine import LayoutEngine, LayoutOptions
 
         return LayoutEngine(LayoutOptions.model_validate(options), threads)
+    if name == "dolphin":
+        from tasks.engines.dolphin.rendering import PageRenderer
+
+        return PageRenderer(MODEL_SIDE)
     raise ValueError(f"no engine is called {name!r}")
 
 
-def _take_pipes() -> tuple[BinaryIO, BinaryIO]:
+def _emitter(pixels: PageMemory, requests: BinaryIO, replies: BinaryIO) -> Callable[[RenderedPage], None]:
+    """Hands a page to the parent, and waits until it has taken it."""
+
+    def emit(page: RenderedPage) -> None:
+        pixels.put(page)
+        send(replies, {"kind": "page", **page.facts()})
+        request = frames.read(requests)
+        if request is None or request["op"] != "next":
+            sys.exit(0)  # the parent is gone
+
+    return emit
+
+
+def take_pipes() -> tuple[BinaryIO, BinaryIO]:
+    """What were stdin and stdout, for frames; what libraries print goes to stderr from here on."""
     requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
@@ -75,7 +98,13 @@ def _take_pipes() -> tuple[BinaryIO, BinaryIO]:
     return requests, replies
 
 
-def _serve(engine: Engine, limits: Limits, request: dict[str, Any], replies: BinaryIO) -> dict[str, Any]:
+def _serve(
+    engine: Engine | Renderer,
+    limits: Limits,
+    request: dict[str, Any],
+    replies: BinaryIO,
+    emit: Callable[[RenderedPage], None] | None,
+) -> dict[str, Any]:
     from tasks.corpus.failures import Category, ConversionError, Phase
 
     pdf = Path(request["pdf"])
@@ -84,14 +113,16 @@ def _serve(engine: Engine, limits: Limits, request: dict[str, Any], replies: Bin
     def progress(page: int, pages: int) -> None:
         nonlocal reached
         reached = page
-        _send(replies, {"kind": "progress", "page": page, "pages": pages})
+        send(replies, {"kind": "progress", "page": page, "pages": pages})
 
     result: Any
     try:
         if request["op"] == "inspect":
             result = engine.inspect(pdf, request["passwords"], limits)
+        elif request["op"] == "render":
+            result = engine.render(pdf, request["passwords"], int(request["first"]), limits, emit)  # type: ignore[union-attr, arg-type]
         else:
-            result = engine.convert(pdf, Path(request["scratch"]), request["passwords"], limits, progress)
+            result = engine.convert(pdf, Path(request["scratch"]), request["passwords"], limits, progress)  # type: ignore[union-attr]
         reply = {"kind": "result", "result": result.model_dump(mode="json")}
         frames.encode(reply)
     except ConversionError as error:
@@ -104,14 +135,15 @@ def _serve(engine: Engine, limits: Limits, request: dict[str, Any], replies: Bin
             message = f"over the memory limit, {limits.memory_mb} MiB"
             failure = ConversionError.of(Category.MEMORY, Phase.CONVERT, message, retryable=False, page=page).failure
         else:
-            message = _line(error).replace(str(pdf), pdf.name)
+            message = line_of(error).replace(str(pdf), pdf.name)
             failure = ConversionError.of(Category.ENGINE, Phase.CONVERT, message, page=page).failure
     else:
         return reply
     return {"kind": "failure", "failure": failure.model_dump(mode="json")}
 
 
-def _line(error: BaseException) -> str:
+def line_of(error: BaseException) -> str:
+    """An exception as one readable line."""
     text = " ".join(str(error).split()).encode(errors="replace").decode()
     return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
 
@@ -124,7 +156,8 @@ def _memory() -> dict[str, int]:
     return {"size": int(size) * _PAGE_SIZE, "rss": int(rss) * _PAGE_SIZE}
 
 
-def _send(replies: BinaryIO, message: dict[str, Any]) -> None:
+def send(replies: BinaryIO, message: dict[str, Any]) -> None:
+    """A message to the parent."""
     replies.write(frames.encode(message))
     replies.flush()
 

@@ -53,6 +53,11 @@ def assemble(pages: Sequence[Page], rendering: Rendering, origin: Origin) -> str
     return "\n\n".join(parts) + "\n"
 
 
+def assemble_whole(text: str, rendering: Rendering, origin: Origin) -> str:
+    """Markdown that an engine gave as a whole: as it is, behind the front matter if that is wanted."""
+    return f"{_front_matter(origin)}\n\n{text}" if rendering.front_matter else text
+
+
 def _front_matter(origin: Origin) -> str:
     lines = [
         "---",

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,21 +29,38 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class ChildProcess:
-    """A running interpreter with `tasks.engines.child` in it.
+    """A running interpreter with `tasks.engines.child` in it, or another module that talks like it.
 
     Args:
         start: the first message: engine, limits and options.
         threads: of its numeric libraries.
         scratch: the only folder that it may write to.
+        module: what to run.
+        shared: a file descriptor that it inherits, under the same number: memory that both sides map.
+        inherited: names of environment variables that it gets besides the few that all children do.
     """
 
-    def __init__(self, start: dict[str, Any], *, threads: int, scratch: Path) -> None:
+    def __init__(
+        self,
+        start: dict[str, Any],
+        *,
+        threads: int,
+        scratch: Path,
+        module: str = "tasks.engines.child",
+        shared: int | None = None,
+        inherited: Sequence[str] = (),
+    ) -> None:
         self.documents = 0
         """How many documents it was given."""
         self.hello: dict[str, Any] | None = None
         """Its answer to the first message, once it came."""
-        self._start = {**start, "threads": threads, "scratch": str(scratch), "parent": os.getpid()}
-        self._environment = confine.environment(scratch, PACKAGE.parent, threads)
+        self._start = {**start, "threads": threads, "scratch": str(scratch), "parent": os.getpid(), "shared": shared}
+        self._environment = confine.environment(scratch, PACKAGE.parent, threads) | {
+            name: os.environ[name] for name in inherited if name in os.environ
+        }
+        self._module = module
+        self._shared = () if shared is None else (shared,)
+        self._sending = threading.Lock()
         self._scratch = scratch
         self._received: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         self._stderr: deque[str] = deque(maxlen=_STDERR_LINES)
@@ -71,11 +89,11 @@ class ChildProcess:
         return "\n".join(self._stderr)
 
     def send(self, message: dict[str, Any]) -> None:
-        """Send a message. A dead child is no error here: `receive` tells."""
+        """Send a message; from any thread. A dead child is no error here: `receive` tells."""
         self._spawned.wait()
         if self._process is None or self._process.stdin is None:
             return
-        with contextlib.suppress(BrokenPipeError, ValueError):
+        with self._sending, contextlib.suppress(BrokenPipeError, ValueError):
             self._process.stdin.write(frames.encode(message))
             self._process.stdin.flush()
 
@@ -109,13 +127,14 @@ class ChildProcess:
     def _run(self) -> None:
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "tasks.engines.child"],
+                [sys.executable, "-m", self._module],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 env=self._environment,
                 cwd=self._scratch,
                 start_new_session=True,
+                pass_fds=self._shared,
             )
         except OSError as error:
             self._stderr.append(f"the interpreter cannot be started: {error.strerror}")

@@ -12,11 +12,14 @@ from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from tasks.engines.pagememory import RenderedPage
+
 
 class EngineName(StrEnum):
     """The engines that can be asked for."""
 
     LAYOUT = "layout"
+    DOLPHIN = "dolphin"
     DUMMY = "dummy"
 
 
@@ -77,6 +80,8 @@ class EngineResult(BaseModel):
     pages: list[Page]
     assets: list[Asset] = []
     warnings: list[str] = []
+    whole: str | None = None
+    """The document's Markdown, where it is not the pages' one after the other; page markers do not apply to it."""
 
 
 class Inspection(BaseModel):
@@ -109,4 +114,25 @@ class Engine(Protocol):
         self, pdf: Path, scratch: Path, passwords: list[str], limits: Limits, progress: Progress
     ) -> EngineResult:
         """Convert one document; `scratch` is an empty folder for assets. Raises ConversionError."""
+        ...
+
+
+class Renderer(Protocol):
+    """What runs in the sandbox for an engine that reads pixels: the engine itself is elsewhere (tasks/engines/dolphin/pool.py)."""
+
+    name: str
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """As an engine's."""
+        ...
+
+    def inspect(self, pdf: Path, passwords: list[str], limits: Limits) -> Inspection:
+        """Open only. Raises ConversionError."""
+        ...
+
+    def render(
+        self, pdf: Path, passwords: list[str], first: int, limits: Limits, emit: Callable[[RenderedPage], None]
+    ) -> Inspection:
+        """Hand over page after page from number `first` (1-based) on; `emit` returns when the next one is wanted. Raises ConversionError."""
         ...

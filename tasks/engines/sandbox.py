@@ -23,6 +23,7 @@ from pydantic import ValidationError
 
 from tasks.corpus.failures import Category, ConversionError, Failure, PdfFlowsError, Phase
 from tasks.engines import confine, memory
+from tasks.engines.pagememory import PageMemory, RenderedPage
 from tasks.engines.process import ChildProcess
 from tasks.engines.protocol import EngineName, EngineResult, Inspection, Limits
 
@@ -68,6 +69,7 @@ class Sandbox:
         self._recycle_after = recycle_after
         self._options = engine_options or {}
         self._scratch = scratch.resolve()
+        self._pixels = PageMemory.create() if engine is EngineName.DOLPHIN else None
         self._lock = threading.Lock()
         self._child: ChildProcess | None = None
         self._spare: ChildProcess | None = None
@@ -141,6 +143,22 @@ class Sandbox:
         self._take_back(scratch, result)
         return result
 
+    def render(
+        self, pdf: Path, passwords: list[str], on_page: Callable[[RenderedPage], None], *, first: int = 1
+    ) -> Inspection:
+        """Render a document, page after page from number `first` on. Only with an engine that reads pixels.
+
+        Args:
+            on_page: called in this thread; a page's pixels are there while it runs, and the time it takes is not the document's.
+
+        Raises as `convert`.
+        """
+        reply = self._request("render", pdf, None, passwords, None, on_page=on_page, first=first)
+        try:
+            return Inspection.model_validate(reply)
+        except ValidationError:
+            self._malformed()
+
     def recycle(self) -> None:
         """Replace the child by a fresh one, which warms up while we go on."""
         with self._lock:
@@ -159,6 +177,9 @@ class Sandbox:
         self._closed = True
         for child in self._end_children():
             child.wait(10.0)
+        if self._pixels is not None:
+            self._pixels.close()
+            self._pixels = None
 
     def _end_children(self) -> list[ChildProcess]:
         with self._lock:
@@ -178,7 +199,8 @@ class Sandbox:
             "limits": self._limits.model_dump(),
             "options": self._options,
         }
-        return ChildProcess(start, threads=self._threads, scratch=self._scratch)
+        shared = self._pixels.descriptor if self._pixels is not None else None
+        return ChildProcess(start, threads=self._threads, scratch=self._scratch, shared=shared)
 
     def _current(self) -> ChildProcess:
         with self._lock:
@@ -224,6 +246,9 @@ class Sandbox:
         scratch: Path | None,
         passwords: list[str],
         progress: Callable[[int, int], None] | None,
+        *,
+        on_page: Callable[[RenderedPage], None] | None = None,
+        first: int = 1,
     ) -> Any:
         pdf = pdf.resolve()
         for path in (pdf, *([scratch.resolve()] if scratch else [])):
@@ -250,15 +275,16 @@ class Sandbox:
                 "pdf": str(pdf),
                 "scratch": str(scratch.resolve()) if scratch else None,
                 "passwords": passwords,
+                "first": first,
                 "cpu": self._limits.document_timeout * self._threads + _CPU_SLACK,
             }
         )
         try:
-            reply = self._await(child, progress)
+            reply = self._await(child, progress, on_page, first)
         except (ConversionError, Aborted):
             raise
         except BaseException:
-            # The caller's `progress` raised, or Ctrl-C: the child must not go on to answer the next request with this one.
+            # The caller's `progress` or `on_page` raised, or Ctrl-C: the child must not go on to answer the next request with this one.
             self.recycle()
             raise
         if reply["kind"] == "failure":
@@ -283,10 +309,15 @@ class Sandbox:
             or (isinstance(size, int) and size > limit * 3 / 4)
         )
 
-    def _await(self, child: ChildProcess, progress: Callable[[int, int], None] | None) -> dict[str, Any]:
+    def _await(
+        self,
+        child: ChildProcess,
+        progress: Callable[[int, int], None] | None,
+        on_page: Callable[[RenderedPage], None] | None,
+        page: int,
+    ) -> dict[str, Any]:
         begun = page_begun = time.monotonic()
         cpu = page_cpu = child.cpu_seconds()
-        page = 1
         while True:
             until_document = begun + self._limits.document_timeout
             until_page = page_begun + self._limits.page_timeout
@@ -306,6 +337,17 @@ class Sandbox:
                     page_begun, page_cpu = time.monotonic(), child.cpu_seconds()
                     if progress is not None:
                         progress(page, pages)
+                case "page" if on_page is not None and self._pixels is not None:
+                    stopped = time.monotonic()
+                    try:
+                        rendered = self._pixels.take(message)
+                    except ValueError:
+                        self._malformed()
+                    on_page(rendered)
+                    page = rendered.number + 1
+                    page_begun, page_cpu = time.monotonic(), child.cpu_seconds()
+                    begun += page_begun - stopped
+                    child.send({"op": "next"})
                 case "result" | "failure":
                     return message
                 case _:

@@ -18,6 +18,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 LISTS = ROOT / "requirements"
 NAMES = sorted(path.stem for path in LISTS.glob("*.in"))
+TORCH = ("torch", "torch-cpu")
+"""Lists that `make lock` cuts from dolphin's."""
 AWKWARD = 'a b/it\'s "$HOME" $(shell touch made) `touch made` #%+;&\\ é'
 
 
@@ -49,11 +51,14 @@ class TestLists:
         assert [line for line in required(name).values() if not re.search(r"\s#\s\S", line)] == []
 
     def test_every_requirement_is_locked(self, name: str) -> None:
-        assert required(name).keys() <= {canonical(package) for package, _ in locked_versions(name)}
+        # torch has lists of its own: with CUDA, and without.
+        versions = locked_versions(name) | (locked_versions("torch") if name == "dolphin" else set())
+        assert required(name).keys() <= {canonical(package) for package, _ in versions}
 
     def test_everything_locked_is_pinned_and_hashed(self, name: str) -> None:
+        names = (name, *TORCH) if name == "dolphin" else (name,)
         pinned = re.compile(r"[a-z0-9][a-z0-9.-]*==\S+( ;.*?)?(\s+--hash=sha256:[0-9a-f]{64})+\s*")
-        assert [line for line in locked(name) if not pinned.fullmatch(line)] == []
+        assert [line for name in names for line in locked(name) if not pinned.fullmatch(line)] == []
 
     def test_no_address_is_written(self, name: str) -> None:
         for suffix in (".in", ".txt"):
@@ -72,6 +77,12 @@ def test_the_other_lists_hold_the_versions_of_the_base() -> None:
     for name in set(NAMES) - {"base", "uv"}:
         shared = {(package, version) for package, version in locked_versions(name) if package in base}
         assert shared <= locked_versions("base"), name
+
+
+def test_torch_comes_once_from_either_of_its_lists() -> None:
+    with_cuda, without = (dict(locked_versions(name)) for name in TORCH)
+    assert without == {"torch": f"{with_cuda['torch']}+cpu"}
+    assert "torch" not in dict(locked_versions("dolphin"))
 
 
 def test_the_build_backend_is_in_the_base() -> None:
@@ -191,7 +202,7 @@ class TestInstaller:
 
     def test_no_such_extra(self, checkout: Path) -> None:
         (checkout / "requirements/other.txt").write_text("")
-        existing = sorted({path.stem for path in LISTS.glob("*.txt")} - {"base", "dev", "uv"} | {"other"})
+        existing = sorted({path.stem for path in LISTS.glob("*.txt")} - {"base", "dev", "uv", *TORCH} | {"other"})
         for extra in ("nonesuch", "dev", "../base", "*"):
             assert (
                 self.fails(checkout, EXTRAS=extra)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pymupdf
 
-from tasks.engines.layout.opening import open_document
+from tasks.engines.opening import open_document
 from tasks.engines.protocol import EngineResult, Inspection, Limits, Page, Progress
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -47,7 +47,7 @@ class LayoutEngine:
         import pymupdf4llm
         from pymupdf4llm.helpers import document_layout, utils
 
-        from tasks.engines.layout import opening
+        from tasks.engines import opening
 
         self._options = options
         self._opening: ModuleType = opening

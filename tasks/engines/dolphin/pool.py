@@ -1,0 +1,425 @@
+"""The dolphin engine as a worker sees it: documents in, results out, many at the same time.
+
+A document's pages are rendered in the sandbox one after the other and copied into the arena, as many as there is room for pages in flight;
+each is then read by itself: its image is prepared and its layout read, then its elements. So the device sees the requests of all pages of
+all documents, the sandbox is free for the next document as soon as the last page is rendered, and no page waits for another one.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from tasks.corpus.failures import Category, ConversionError, Phase
+from tasks.engines.dolphin import result
+from tasks.engines.dolphin.arena import Arena, ArenaClosed, Place
+from tasks.engines.dolphin.boxes import Box
+from tasks.engines.dolphin.clients import DeviceClient, EngineLost, Preparers, ReadText
+from tasks.engines.dolphin.grammar import Prompt
+from tasks.engines.dolphin.images import prepared_size
+from tasks.engines.dolphin.result import ReadElement, ReadPage
+from tasks.engines.dolphin.settings import DolphinOptions, ImageMode, Loaded, MarkdownMode, ReadingSettings
+from tasks.engines.pagememory import MODEL_SIDE, RenderedPage
+from tasks.engines.protocol import Asset, EngineResult, Page
+from tasks.engines.sandbox import Aborted, Sandbox
+
+ENGINE_VERSION: Final = "1"
+"""Of this engine's own code: changed when the same model gives other texts, boxes or Markdown."""
+PAGE_BYTES: Final = (MODEL_SIDE + 4) ** 2 * 3
+_CROP_BYTES: Final = 8 << 20
+"""Room for the prepared crops of a page in flight."""
+_SLOTS_A_PAGE: Final = 6
+"""A page has some 20 elements, of which a third is being read while the others were or will be."""
+_MOST_PAGES: Final = 48
+
+Contents = list[tuple[Asset, bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Figure:
+    name: str
+    file: Path
+
+
+class DolphinPool:
+    """One loaded model and what feeds it.
+
+    Args:
+        options: what decides the output.
+        folder: gives the checkpoint's folder, fetching it where needed; called once, by `ready`.
+        make: makes a sandbox that renders, given its own folder.
+        scratch: an existing folder for this pool alone.
+        sandboxes: how many.
+        preparers: how many processes prepare images.
+        device: see ReadingSettings; `slots`, too.
+        module: what runs as the device's process; tests replace it.
+    """
+
+    def __init__(
+        self,
+        options: DolphinOptions,
+        folder: Callable[[], Path],
+        make: Callable[[Path], Sandbox],
+        scratch: Path,
+        *,
+        sandboxes: int,
+        preparers: int,
+        slots: int | None = None,
+        device: str | None = None,
+        threads: int | None = None,
+        pages: int | None = None,
+        module: str = "tasks.engines.dolphin.reading",
+    ) -> None:
+        self._options, self._folder, self._scratch, self._module = options, folder, scratch, module
+        self._preparing = preparers
+        self._slots, self._kind, self._threads, self._pages = slots, device, threads, pages
+        self._stopped = threading.Event()
+        self._free: list[tuple[Sandbox, Path]] = []
+        self._given = threading.Condition()
+        self._sandboxes: list[Sandbox] = []
+        for number in range(sandboxes):
+            place = scratch / f"slot-{number}"
+            place.mkdir()
+            sandbox = make(place)
+            self._sandboxes.append(sandbox)
+            self._free.append((sandbox, place))
+        self._arena: Arena | None = None
+        self._device: DeviceClient | None = None
+        self._preparers: Preparers | None = None
+        self._threadpool: ThreadPoolExecutor | None = None
+        self._room = threading.Semaphore(0)
+        self._versions: dict[str, str] = {}
+        self._side = MODEL_SIDE
+        self.documents = 1
+        """How many to have in flight, once ready."""
+        self.notes: list[str] = []
+        """What was chosen, for the log, once ready."""
+
+    def start(self) -> None:
+        """Spawn the sandboxes without waiting."""
+        for sandbox in self._sandboxes:
+            sandbox.start()
+
+    def ready(self, timeout: float) -> dict[str, str]:
+        """Fetch, check and load the model; the engine's versions.
+
+        Raises ConversionError (ENGINE) where the model or a sandbox cannot be loaded, UsageErrors about the model, EngineLost.
+        """
+        folder = self._folder()
+        slots = self._slots or 128
+        pages = self._pages or min(_MOST_PAGES, slots // _SLOTS_A_PAGE + 2)
+        arena = self._arena = Arena(pages * (PAGE_BYTES + _CROP_BYTES))
+        place = self._scratch / "device"
+        place.mkdir()
+        settings = ReadingSettings(
+            folder=folder,
+            generation=self._options.generation,
+            device=self._kind,  # type: ignore[arg-type]
+            dtype=self._options.dtype,
+            slots=self._slots,
+            stop_loops=self._options.stop_loops,
+            threads=self._threads,
+        )
+        self._device = DeviceClient(settings, arena, place, self._module)
+        versions: dict[str, str] = {}
+        for sandbox in self._sandboxes:
+            versions = sandbox.ready(timeout)
+        loaded = self._device.ready()
+        self._begin(arena, loaded, pages)
+        self._versions = {
+            **versions,
+            **loaded.versions,
+            "dolphin": ENGINE_VERSION,
+            "model": self._options.model,
+            **({"revision": self._options.revision} if self._options.revision else {}),
+            "images": self._options.images.value,
+            "markdown": self._options.markdown.value,
+        }
+        return dict(self._versions)
+
+    def convert(
+        self, pdf: Path, name: str, passwords: list[str], on_page: Callable[[int, int], None]
+    ) -> tuple[EngineResult, Contents]:
+        """Convert one document; any number of threads at once.
+
+        Args:
+            pdf: a local file, which is moved.
+            name: the document's key; figures are named after its last part.
+            on_page: called with (page begun or done, pages).
+
+        Raises:
+            ConversionError: the document failed.
+            Aborted: by `kill`.
+            EngineLost: the engine's processes do not stay alive.
+        """
+        figures = Path(tempfile.mkdtemp(prefix="figures-", dir=self._scratch))
+        pages: list[Future[ReadPage]] = []
+        try:
+            self._render(pdf, passwords, pages, figures, Path(name).stem, on_page)
+            found = []
+            for future in pages:
+                found.append(future.result())
+                on_page(found[-1].number, len(pages))
+            return self._result(found, name, figures)
+        except (ArenaClosed, EngineLost):
+            if self._stopped.is_set():
+                raise Aborted("the engine was stopped") from None
+            raise
+        finally:
+            for future in pages:
+                future.cancel()
+            shutil.rmtree(figures, ignore_errors=True)
+
+    def kill(self) -> None:
+        """Abort what is in hand: `convert` raises Aborted."""
+        self._stopped.set()
+        for sandbox in self._sandboxes:
+            sandbox.kill()
+        with self._given:
+            self._given.notify_all()
+        if self._arena is not None:
+            self._arena.close()
+        if self._preparers is not None:
+            self._preparers.close()
+        if self._device is not None:
+            self._device.close()
+
+    def close(self) -> None:
+        """End all processes."""
+        self.kill()
+        for sandbox in self._sandboxes:
+            sandbox.close()
+        if self._threadpool is not None:
+            self._threadpool.shutdown(wait=True, cancel_futures=True)
+
+    def stats(self) -> dict[str, Any]:
+        """What the device did so far."""
+        assert self._device is not None
+        return self._device.stats()
+
+    # -- rendering ------------------------------------------------------------------------------------------------
+
+    def _begin(self, arena: Arena, loaded: Loaded, pages: int) -> None:
+        """Now that the model's needs are known."""
+        self._side = loaded.side
+        pages = min(pages, loaded.slots // _SLOTS_A_PAGE + 2) if self._pages is None else pages
+        self._room = threading.Semaphore(pages)
+        self._threadpool = ThreadPoolExecutor(pages, thread_name_prefix="page")
+        settings = {
+            "side": loaded.side,
+            "generation": loaded.generation.value,
+            "fast": self._options.images is ImageMode.FAST,
+            "strict": self._options.markdown is MarkdownMode.UPSTREAM,
+        }
+        place = self._scratch / "preparers"
+        place.mkdir()
+        self._preparers = Preparers(self._preparing, arena, settings, place)
+        self._generation = loaded.generation
+        # Some documents more than pages: fetching and publishing go on beside.
+        self.documents = pages + 4
+        self.notes = [f"dolphin {loaded.generation} on {loaded.line}, {pages} pages in flight"]
+
+    def _render(
+        self,
+        pdf: Path,
+        passwords: list[str],
+        pages: list[Future[ReadPage]],
+        figures: Path,
+        name: str,
+        on_page: Callable[[int, int], None],
+    ) -> None:
+        """Render all pages and have them read; a page over its limits is a gap, like one that cannot be rendered."""
+
+        def take(page: RenderedPage) -> None:
+            if page.gap is None:
+                self._wait_for_room()
+                try:
+                    pixels = np.frombuffer(page.samples, np.uint8, page.height * page.width * 3)
+                    place = self._arena_open().put(pixels.reshape(page.height, page.width, 3))
+                except BaseException:
+                    self._room.release()
+                    raise
+                assert self._threadpool is not None
+                pages.append(self._threadpool.submit(self._read_page, page.number, place, figures, name))
+            else:
+                pages.append(_done(ReadPage(number=page.number, gap=page.gap)))
+            on_page(page.number, page.pages)
+
+        sandbox, place = self._sandbox()
+        folder = Path(tempfile.mkdtemp(prefix="document-", dir=place))
+        try:
+            folder.chmod(0o755)
+            local = folder / "document.pdf"
+            pdf.rename(local)
+            while True:
+                first = len(pages) + 1
+                try:
+                    sandbox.render(local, passwords, take, first=first)
+                except ConversionError as error:
+                    if not self._goes_on(error, first, len(pages) + 1):
+                        raise
+                    pages.append(_done(ReadPage(number=len(pages) + 1, gap=error.failure.message)))
+                    if len(pages) >= sandbox.inspect(local, passwords).pages:
+                        break
+                else:
+                    break
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            with self._given:
+                self._free.append((sandbox, place))
+                self._given.notify()
+        if pages and all(future.done() and future.result().gap is not None for future in pages):
+            why = pages[0].result().gap or ""
+            raise ConversionError.of(Category.DAMAGED, Phase.CONVERT, f"no page can be rendered: {why}")
+
+    def _goes_on(self, error: ConversionError, first: int, page: int) -> bool:
+        """Whether only the page in hand is lost: it took too long or too much, and not because the machine was busy."""
+        failure = error.failure
+        return (
+            failure.phase is Phase.CONVERT
+            and failure.page == page
+            and failure.category in (Category.TIMEOUT, Category.MEMORY)
+            and (not failure.retryable or first == page)
+        )
+
+    def _sandbox(self) -> tuple[Sandbox, Path]:
+        with self._given:
+            while not self._free:
+                if self._stopped.is_set():
+                    raise Aborted("the engine was stopped")
+                self._given.wait()
+            return self._free.pop()
+
+    def _wait_for_room(self) -> None:
+        while not self._room.acquire(timeout=1.0):
+            if self._stopped.is_set():
+                raise Aborted("the engine was stopped")
+
+    def _arena_open(self) -> Arena:
+        assert self._arena is not None
+        return self._arena
+
+    # -- reading --------------------------------------------------------------------------------------------------
+
+    def _read_page(self, number: int, place: Place, figures: Path, name: str) -> ReadPage:
+        """One page, whatever happens to it: a gap if it fails. Raises EngineLost, ArenaClosed."""
+        waiting: list[Future[ReadText]] = []
+        try:
+            return self._read(number, place, figures, name, waiting)
+        except ConversionError as error:
+            return ReadPage(number=number, width=place.width, height=place.height, gap=error.failure.message)
+        finally:
+            self._arena_open().give_back(place)
+            if any(not future.done() for future in waiting) and self._device is not None:
+                self._device.cancel(waiting)
+            self._room.release()
+
+    def _read(
+        self, number: int, place: Place, figures: Path, name: str, waiting: list[Future[ReadText]]
+    ) -> ReadPage:
+        layout = self._submit(Prompt.LAYOUT, place, None, waiting).result()
+        assert self._preparers is not None
+        entries = self._preparers.request({"op": "elements", "page": place, "layout": layout.text})
+        found: list[tuple[dict[str, Any], Future[ReadText] | str]] = []
+        for entry in entries:
+            if entry["prompt"] is None:
+                figure = result.figure_name(name, number, entry["order"])
+                file = str(figures / figure)
+                self._preparers.request({"op": "figure", "page": place, "box": entry["crop"], "file": file})
+                found.append((entry, figure))
+            else:
+                crop = Box(*entry["crop"])
+                found.append((entry, self._submit(Prompt(entry["prompt"]), place, crop, waiting)))
+        self._arena_open().give_back(place)
+        return ReadPage(
+            number=number,
+            width=place.width,
+            height=place.height,
+            elements=[_element(entry, read) for entry, read in found],
+            flags=result.flags_of(layout.end, layout.looped),
+        )
+
+    def _submit(
+        self, prompt: Prompt, page: Place, box: Box | None, waiting: list[Future[ReadText]]
+    ) -> Future[ReadText]:
+        """Prepare the page's image, or a box of it, and have it read."""
+        assert self._preparers is not None
+        assert self._device is not None
+        side = max(page.height, page.width)
+        height, width = page.height, page.width
+        if box is not None:
+            height, width = min(box.y2, side) - box.y1, min(box.x2, side) - box.x1
+        arena = self._arena_open()
+        place = arena.take(*prepared_size(height, width, self._side))
+        try:
+            top, left = self._preparers.request({"op": "prepare", "page": page, "box": box, "to": place})
+        except BaseException:
+            arena.give_back(place)
+            raise
+        future = self._device.read(prompt, place, top, left)
+        waiting.append(future)
+        return future
+
+    # -- the result -----------------------------------------------------------------------------------------------
+
+    def _result(self, pages: list[ReadPage], name: str, figures: Path) -> tuple[EngineResult, Contents]:
+        options = self._options
+        if all(page.gap is not None for page in pages) and pages:
+            raise ConversionError.of(Category.ENGINE, Phase.CONVERT, f"no page can be read: {pages[0].gap}")
+        contents: Contents = []
+        for page in pages:
+            for element in page.elements:
+                if element.figure is not None:
+                    file = figures / element.figure
+                    asset = Asset(path=file, extension="png", placeholder=result.figure_link(element.figure))
+                    contents.append((asset, file.read_bytes()))
+        upstream = options.markdown is MarkdownMode.UPSTREAM
+        if options.json_output:
+            contents.append(self._json(pages, name, figures, contents))
+        converted = EngineResult(
+            pages=[
+                Page(
+                    number=page.number,
+                    text="" if upstream else result.page_markdown(page, marginalia=options.marginalia),
+                    gap=page.gap,
+                )
+                for page in pages
+            ],
+            assets=[asset for asset, _ in contents],
+            warnings=[warning for page in pages for warning in page.warnings],
+            whole=result.upstream_markdown(pages, self._generation) if upstream else None,
+        )
+        return converted, contents
+
+    def _json(self, pages: list[ReadPage], name: str, figures: Path, assets: Contents) -> tuple[Asset, bytes]:
+        import hashlib
+
+        if self._options.markdown is MarkdownMode.UPSTREAM:
+            text = result.upstream_json(pages, name)
+        else:
+            names = {asset.path.name: f"{hashlib.sha256(content).hexdigest()}.png" for asset, content in assets}
+            text = result.full_json(pages, name, names, self._versions)
+        return Asset(path=figures / "result.json", extension="json", placeholder=""), text.encode()
+
+
+def _done(page: ReadPage) -> Future[ReadPage]:
+    future: Future[ReadPage] = Future()
+    future.set_result(page)
+    return future
+
+
+def _element(entry: dict[str, Any], read: Future[ReadText] | str) -> ReadElement:
+    """Waits for the text."""
+    shown = {"label": entry["label"], "bbox": Box(*entry["box"]), "reading_order": entry["order"]}
+    if isinstance(read, str):
+        return ReadElement(**shown, text=f"![Figure]({result.figure_link(read)})", figure=read)
+    text = read.result()
+    return ReadElement(**shown, text=text.text, flags=result.flags_of(text.end, text.looped))

@@ -1,0 +1,71 @@
+"""PDF pages to pixels as upstream renders them, in the sandbox's child. No model here, and no torch.
+
+Source: upstream's `convert_pdf_to_images` (utils/utils.py): the longer side becomes 896 pixels. The PNG that it goes through changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import pymupdf
+
+from tasks.engines import opening
+from tasks.engines.pagememory import RenderedPage
+from tasks.engines.protocol import Inspection, Limits
+
+
+class PageRenderer:
+    """Renders documents. `side`: pixels of a page's longer side."""
+
+    name = "dolphin"
+
+    def __init__(self, side: int) -> None:
+        self._side = side
+        pymupdf.TOOLS.mupdf_display_errors(False)
+        pymupdf.TOOLS.mupdf_display_warnings(False)
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """What decides the pixels."""
+        return {"pymupdf": version("pymupdf")}
+
+    def inspect(self, pdf: Path, passwords: list[str], limits: Limits) -> Inspection:
+        """Open only. Raises ConversionError."""
+        document = opening.open_document(pdf, passwords, limits)
+        try:
+            return Inspection(
+                pages=document.page_count, encrypted=bool(document.metadata and document.metadata.get("encryption"))
+            )
+        finally:
+            document.close()
+
+    def render(
+        self, pdf: Path, passwords: list[str], first: int, limits: Limits, emit: Callable[[RenderedPage], None]
+    ) -> Inspection:
+        """Emit page after page; one that cannot be rendered is a gap. Raises ConversionError."""
+        document = opening.open_document(pdf, passwords, limits)
+        try:
+            pages = int(document.page_count)
+            for number in range(first, pages + 1):
+                emit(self._page(document, number, pages))
+                # MuPDF keeps what pages share (fonts, images); pages of a scan share nothing, and would fill the memory.
+                pymupdf.TOOLS.store_shrink(50)
+            return Inspection(pages=pages)
+        finally:
+            document.close()
+
+    def _page(self, document: opening.Document, number: int, pages: int) -> RenderedPage:
+        try:
+            page = document.load_page(number - 1)
+            longer = max(page.rect.width, page.rect.height)
+            if not 0 < longer < float("inf"):
+                return RenderedPage(number, pages, gap="the page has no size")
+            scale = self._side / longer
+            pixmap = page.get_pixmap(matrix=pymupdf.Matrix(scale, scale))
+        except (*opening.DAMAGE, MemoryError) as error:
+            return RenderedPage(number, pages, gap=opening.reason(error))
+        if not pixmap.width or not pixmap.height:
+            return RenderedPage(number, pages, gap="the page has no size")
+        return RenderedPage(number, pages, pixmap.width, pixmap.height, pixmap.samples)
