@@ -6,6 +6,7 @@ Its size bounds what is under way: who finds no room waits until something was r
 from __future__ import annotations
 
 import bisect
+import itertools
 import mmap
 import os
 import threading
@@ -30,6 +31,8 @@ class Place(NamedTuple):
     offset: int
     height: int
     width: int
+    ticket: int = 0
+    """Of this use of the room: giving back twice must not free what another one holds by then."""
 
 
 class View:
@@ -55,7 +58,8 @@ class Arena(View):
         self.descriptor = shared_file(-(-size // _UNIT) * _UNIT)
         super().__init__(self.descriptor)
         self._free = [(0, self.size)]  # (start, end), sorted, never touching each other
-        self._given: dict[int, int] = {}
+        self._given: dict[int, tuple[int, int]] = {}  # ticket: (start, end)
+        self._tickets = itertools.count(1)
         self._changed = threading.Condition()
         self._closed = False
 
@@ -75,8 +79,9 @@ class Arena(View):
                 if self._closed:
                     raise ArenaClosed("the arena was closed")
                 self._changed.wait()
-            self._given[offset] = offset + count
-            return Place(offset, height, width)
+            ticket = next(self._tickets)
+            self._given[ticket] = offset, offset + count
+            return Place(offset, height, width, ticket)
 
     def put(self, pixels: NDArray[np.uint8]) -> Place:
         """A copy of an image (h, w, 3). Waits for room."""
@@ -87,11 +92,11 @@ class Arena(View):
     def give_back(self, place: Place) -> None:
         """The room is free again. A second time does nothing."""
         with self._changed:
-            end = self._given.pop(place.offset, None)
-            if end is None:
+            found = self._given.pop(place.ticket, None)
+            if found is None:
                 return
-            at = bisect.bisect(self._free, (place.offset, end))
-            start = place.offset
+            start, end = found
+            at = bisect.bisect(self._free, found)
             if at < len(self._free) and self._free[at][0] == end:
                 end = self._free.pop(at)[1]
             if at > 0 and self._free[at - 1][1] == start:
@@ -104,7 +109,7 @@ class Arena(View):
     def used(self) -> int:
         """Bytes that are taken."""
         with self._changed:
-            return sum(end - start for start, end in self._given.items())
+            return sum(end - start for start, end in self._given.values())
 
     def close(self) -> None:
         """Wake who waits. The memory goes with the last process that maps it."""

@@ -67,13 +67,14 @@ def prepare(image: NDArray[np.uint8], side: int = 896) -> Prepared:
     Heights of 1 and 3 pixels, which the processor takes for channels, get what its steps give for every other image.
     """
     grey = _without_colour(image)
-    return _centred(_exact(image if grey is None else grey, _sizes(*image.shape[:2], side)), side)
+    height, width = image.shape[:2]
+    return _centred(_exact(image if grey is None else grey, _sizes(height, width, side)), side)
 
 
 def prepare_fast(image: NDArray[np.uint8], side: int = 896) -> Prepared:
     """The same size and place by one bicubic resize. NOT the processor's pixels: 4 % of them differ by more than 2 of 255."""
     grey = _without_colour(image)
-    height, width = _sizes(*image.shape[:2], side).last
+    height, width = prepared_size(*image.shape[:2], side=side)
     opened = Image.fromarray(np.ascontiguousarray(image if grey is None else grey))
     return _centred(np.array(opened.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=_GAP)), side)
 
