@@ -3,9 +3,9 @@
 It learns what upstream's own code cuts out of the pages, which is imported from a checkout; that code itself is not part of
 this project. Needs torch, transformers 4.47.0, opencv and PyMuPDF, none of the project's packages.
 
-PYTHONPATH=tests python tests/parity/train_tiny.py 1.5 ../upstream-1.5 tests/parity/checkpoints/1.5
-PYTHONPATH=tests python tests/parity/train_tiny.py 1.0 ../upstream-1.0 tests/parity/checkpoints/1.0
-PYTHONPATH=tests python tests/parity/train_tiny.py 1.5 ../upstream-1.5 tests/parity/checkpoints/loop --loop
+OMP_NUM_THREADS=1 PYTHONPATH=tests python tests/parity/train_tiny.py 1.5 ../upstream-1.5 tests/parity/checkpoints/1.5
+OMP_NUM_THREADS=1 PYTHONPATH=tests python tests/parity/train_tiny.py 1.0 ../upstream-1.0 tests/parity/checkpoints/1.0
+OMP_NUM_THREADS=1 PYTHONPATH=tests python tests/parity/train_tiny.py 1.5 ../upstream-1.5 tests/parity/checkpoints/loop --loop
 """
 
 from __future__ import annotations
@@ -252,7 +252,7 @@ def fit(model: VisionEncoderDecoderModel, data: list[Batch], limit: int) -> None
     started = time.monotonic()
     model.train()
     for step in range(limit):
-        rate = 1.5e-3 * min(1.0, (step + 1) / 40) * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / limit)))
+        rate = 2e-3 * min(1.0, (step + 1) / 40) * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / limit)))
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.zero_grad()
@@ -354,7 +354,7 @@ def main(generation: Generation, upstream: Path, out: Path, loop: bool) -> None:
         flush=True,
     )
     learnt = batches(data, tokenizer, pixels, PENALTY[generation])
-    fit(model, learnt, limit=600)
+    fit(model, learnt, limit=900)
 
     model.half()
     out.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,126 @@
+"""The whole engine against upstream: fixture PDFs through the sandbox, the preparers and the device's process."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("torch", reason="needs EXTRAS=dolphin")
+
+from parity import kit  # noqa: E402
+from tasks.engines.dolphin.pool import DolphinPool  # noqa: E402
+from tasks.engines.dolphin.settings import DolphinOptions, MarkdownMode  # noqa: E402
+from tasks.engines.protocol import EngineName, EngineResult, Limits  # noqa: E402
+from tasks.engines.sandbox import Sandbox  # noqa: E402
+
+both = pytest.mark.parametrize("generation", ["1.0", "1.5"])
+
+
+@contextmanager
+def running(folder: Path, name: str, *, limits: Limits | None = None, slots: int = 12, **options: Any) -> Iterator[DolphinPool]:
+    folder.chmod(0o755)
+    pool = DolphinPool(
+        DolphinOptions(model=str(kit.checkpoint_folder(name)), **options),
+        lambda: kit.checkpoint_folder(name),
+        lambda place: Sandbox(EngineName.DOLPHIN, limits or Limits(), threads=1, scratch=place),
+        folder,
+        sandboxes=1,
+        preparers=1,
+        slots=slots,
+        device="cpu",
+        threads=1,
+    )
+    pool.start()
+    try:
+        pool.ready(120)
+        yield pool
+    finally:
+        pool.close()
+
+
+def convert(pool: DolphinPool, document: str, folder: Path) -> tuple[EngineResult, list[tuple[Any, bytes]]]:
+    copy = folder / f"{document}-{threading.get_ident()}.pdf"
+    shutil.copy(kit.FIXTURES / f"{document}.pdf", copy)
+    return pool.convert(copy, f"{document}.pdf", [], lambda page, pages: None)
+
+
+@pytest.fixture
+def scratch(tmp_path: Path) -> Path:
+    # Sandboxes run as nobody under root; pytest's folders are its own.
+    for parent in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
+        parent.chmod(0o755)
+    place = tmp_path / "scratch"
+    place.mkdir()
+    return place
+
+
+@both
+def test_json_and_markdown_are_upstreams(generation: str, scratch: Path) -> None:
+    """Byte for byte; both documents at the same time, twice each."""
+    documents = [*kit.DOCUMENTS, *kit.DOCUMENTS]
+    with (
+        running(scratch, generation, markdown="upstream", json_output=True, stop_loops=False) as pool,
+        ThreadPoolExecutor(4) as threads,
+    ):
+        found = list(threads.map(lambda document: convert(pool, document, scratch), documents))
+    figures = json.loads(kit.golden(generation, "figures.json").read_text())
+    for document, (result, contents) in zip(documents, found, strict=True):
+        assert result.whole == kit.golden(generation, "markdown", f"{document}.md").read_text("utf-8")
+        by_extension: dict[str, list[tuple[Any, bytes]]] = {"json": [], "png": []}
+        for asset, content in contents:
+            by_extension[asset.extension].append((asset, content))
+        ((_, data),) = by_extension["json"]
+        assert data == kit.golden(generation, "recognition_json", f"{document}.json").read_bytes()
+        for asset, content in by_extension["png"]:
+            assert asset.placeholder in (result.whole or "")
+            golden = figures[asset.path.name]
+            pixels = np.asarray(Image.open(__import__("io").BytesIO(content)))
+            assert pixels.shape == (golden["height"], golden["width"], 3)
+            assert hashlib.sha256(pixels.tobytes()).hexdigest() == golden["sha256"]
+
+
+def test_clean_markdown_and_full_json(scratch: Path) -> None:
+    with running(scratch, "1.5", json_output=True) as pool:
+        result, contents = convert(pool, "articles", scratch)
+    assert result.whole is None
+    assert [page.number for page in result.pages] == list(range(1, len(result.pages) + 1))
+    assert result.pages[0].text.startswith("Ocean Journal\n\n# Annual Dolphin Report\n")
+    (data,) = (content for asset, content in contents if asset.extension == "json")
+    kept = json.loads(data)
+    golden = json.loads(kit.golden("1.5", "recognition_json", "articles.json").read_bytes())
+    assert kept["total_pages"] == golden["total_pages"]
+    first = [(e["label"], e["bbox"], e["text"], e["reading_order"]) for e in kept["pages"][0]["elements"]]
+    assert first == [(e["label"], e["bbox"], e["text"], e["reading_order"]) for e in golden["pages"][0]["elements"]]
+    assert kept["versions"]["generation"] == "1.5"
+    assert {"width", "height", "flags", "gap"} <= kept["pages"][0].keys()
+    pictures = {hashlib.sha256(content).hexdigest() + ".png" for asset, content in contents if asset.extension == "png"}
+    shown = {e["figure_path"] for page in kept["pages"] for e in page["elements"] if "figure_path" in e}
+    assert shown == pictures
+
+
+def test_a_document_is_the_same_alone_and_among_others(scratch: Path) -> None:
+    with running(scratch, "1.5", slots=2) as pool:
+        alone, _ = convert(pool, "letters", scratch)
+    shutil.rmtree(scratch)
+    scratch.mkdir()
+    with running(scratch, "1.5", slots=16) as pool, ThreadPoolExecutor(6) as threads:
+        names = ["letters", "articles", "letters", "articles", "letters", "articles"]
+        among = list(threads.map(lambda document: convert(pool, document, scratch)[0], names))
+    assert [result.pages for name, result in zip(names, among, strict=True) if name == "letters"] == [alone.pages] * 3
+
+
+def test_loops_are_stopped_and_told(scratch: Path) -> None:
+    with running(scratch, "loop", markdown=MarkdownMode.CLEAN, generation="1.5") as pool:
+        result, _ = convert(pool, "loop", scratch)
+    assert any("repeated itself and was stopped" in warning for warning in result.warnings)
