@@ -71,7 +71,7 @@ def test_one_at_a_time_is_upstreams(generation: str) -> None:
 
 
 @both
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     seed=st.integers(0, 2**32),
     slots=st.integers(1, 40),

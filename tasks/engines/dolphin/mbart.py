@@ -32,8 +32,9 @@ class Cache:
         heads = config.decoder_attention_heads
         head = config.d_model // heads
         self.rows, self.length = rows, length
-        self.own = like.new_empty((config.decoder_layers, 2, rows, heads, length, head))
-        self.image = like.new_empty((config.decoder_layers, 2, rows, heads, states, head))
+        # Zeros: what is masked is multiplied by nothing, and nothing times the NaN of used memory would be NaN.
+        self.own = like.new_zeros((config.decoder_layers, 2, rows, heads, length, head))
+        self.image = like.new_zeros((config.decoder_layers, 2, rows, heads, states, head))
 
     @staticmethod
     def bytes_a_row(config: DecoderConfig, length: int, states: int, item: int) -> int:

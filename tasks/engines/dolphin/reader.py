@@ -183,7 +183,7 @@ class Reader:
         self._room = self._most - (1 if checkpoint.ends_forced else 0)
         """Tokens, prompt included, after which nothing but the end can come."""
         self._prompts = {prompt: checkpoint.tokenizer.prompt(prompt) for prompt in Prompt}
-        self._short = min(short, self._most)
+        self._short = min(max(short, max(map(len, self._prompts.values())) + 2), self._most)
         self._stop_loops = stop_loops
         self._cuda = model.device.type == "cuda"
         self._lookahead = int(self._cuda) if lookahead is None else lookahead
