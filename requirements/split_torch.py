@@ -1,4 +1,6 @@
-"""After dolphin.txt is compiled: moves torch and what its CUDA build needs to torch.txt, and writes torch-cpu.txt, which may stand for it.
+"""After dolphin.txt is compiled: moves torch and what its CUDA build needs to torch.txt.
+
+And writes torch-cpu.txt, which may stand for it.
 
 Run by `make lock`.
 """

@@ -1,7 +1,8 @@
 """Where a model's files are: fetched, verified, and kept for the next time.
 
-`--model` is a Hugging Face id, a folder, or s3://bucket/prefix. What is fetched is checked against the checksums that its host tells,
-and only safetensors and JSON are taken; a known model is pinned to a revision. There is no fallback to another model or engine.
+`--model` is a Hugging Face id, a folder, or s3://bucket/prefix. What is fetched is checked against the checksums that
+its host tells, and only safetensors and JSON are taken; a known model is pinned to a revision. There is no fallback to
+another model or engine.
 """
 
 from __future__ import annotations
@@ -109,7 +110,9 @@ def _from_hub(model: str, revision: str | None, to: Path | None, verify: bool) -
     if to is None and (found := _in_hub_cache(model, revision)) is not None:
         return found
     if importlib.util.find_spec("huggingface_hub") is None:
-        raise WeightsError(f"{model} is not on this machine, and fetching it needs the extra: make setup EXTRAS=dolphin")
+        raise WeightsError(
+            f"{model} is not on this machine, and fetching it needs the extra: make setup EXTRAS=dolphin"
+        )
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
     from requests.exceptions import ConnectionError as NoConnection
@@ -130,7 +133,9 @@ def _from_hub(model: str, revision: str | None, to: Path | None, verify: bool) -
                 sums[name] = _check_hub_file(place / name, siblings[name])
             return _keep(place, kept, Fetched(model=model, revision=info.sha or "", files=sums))
     except GatedRepoError:
-        raise WeightsError(f"{model} wants you to log in and to accept its terms first (huggingface-cli login)") from None
+        raise WeightsError(
+            f"{model} wants you to log in and to accept its terms first (huggingface-cli login)"
+        ) from None
     except RevisionNotFoundError:
         raise WeightsError(f"{model} has no revision {revision}") from None
     except RepositoryNotFoundError:
@@ -140,7 +145,9 @@ def _from_hub(model: str, revision: str | None, to: Path | None, verify: bool) -
     except (HfHubHTTPError, RequestException, OSError, ValueError) as error:
         # requests' message about a connection that failed is a tower of addresses and objects.
         why = "no connection" if isinstance(error, NoConnection) else " ".join(str(error).split())[:200]
-        raise WeightsError(f"the model {model} is not on this machine and cannot be fetched ({why}); {remedy}") from None
+        raise WeightsError(
+            f"the model {model} is not on this machine and cannot be fetched ({why}); {remedy}"
+        ) from None
 
 
 def _in_hub_cache(model: str, revision: str | None) -> Path | None:
@@ -197,7 +204,9 @@ def _from_s3(url: str, to: Path | None, verify: bool) -> Path:
                 store.fetch(name, place / name)
                 sums[name] = _sha256(place / name)
                 if told.get(name, sums[name]) != sums[name]:
-                    raise WeightsError(f"{url}/{name} is not the file that {RECORD} beside it tells of: put it there again")
+                    raise WeightsError(
+                        f"{url}/{name} is not the file that {RECORD} beside it tells of: put it there again"
+                    )
             return _keep(place, kept, Fetched(model=url, revision=version, files=sums))
     except (StoreError, ValidationError, OSError) as error:
         raise WeightsError(f"--model {url} cannot be fetched: {' '.join(str(error).split())}") from None
@@ -206,7 +215,9 @@ def _from_s3(url: str, to: Path | None, verify: bool) -> Path:
 def _wanted(model: str, names: list[str]) -> list[str]:
     found = [name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in WANTED)]
     if not any(name.endswith(".safetensors") for name in found):
-        raise WeightsError(f"{model} has no model.safetensors; other formats are not read, because loading them can run code")
+        raise WeightsError(
+            f"{model} has no model.safetensors; other formats are not read, because loading them can run code"
+        )
     return found
 
 

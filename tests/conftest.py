@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import logging
 import os
 import uuid
@@ -19,6 +20,23 @@ from moto.server import ThreadedMotoServer
 from tasks.corpus.store import Store
 from tasks.corpus.store_folder import FolderStore
 from tasks.corpus.store_s3 import S3Store
+
+NEED_TORCH = ("parity/test_reader.py", "parity/test_pool.py", "parity/test_model.py", "parity/test_starvation.py")
+"""Tests that `make test` leaves out, and says so, where EXTRAS=dolphin was never asked for."""
+collect_ignore = [] if importlib.util.find_spec("torch") else list(NEED_TORCH)
+
+
+def pytest_report_header() -> list[str]:
+    """What is left out."""
+    if not collect_ignore:
+        return []
+    return [f"NOT RUN, no torch here (make test EXTRAS=dolphin runs them): {', '.join(collect_ignore)}"]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Once more at the end: with -q there is no header."""
+    for line in pytest_report_header():
+        terminalreporter.write_line(line, yellow=True)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -21,6 +21,7 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt
 
 import tasks.corpus.runs
 import tasks.plan
+import tasks.pool
 import tasks.worker
 from tasks.account import reconcile_run
 from tasks.corpus import paths
@@ -264,7 +265,7 @@ class Case:
         self.patch.setattr(tasks.corpus.runs, "this_life", self._this_life)
         self.patch.setattr(DocumentConverter, "_wait", lambda converter, seconds: None)
         if not self.real:
-            self.patch.setattr(tasks.worker, "Sandbox", InProcess)
+            self.patch.setattr(tasks.pool, "Sandbox", InProcess)
 
     def _open(self, url: str, *, writable: bool = False) -> Store:
         role = {self.options.input: "source", self.options.output: "output", self.options.runs_url: "runs"}[url]

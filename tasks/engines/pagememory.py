@@ -1,11 +1,12 @@
 """Memory that processes share: without a name, passed on as a file descriptor, gone with the last process that holds it.
 
-`PageMemory` is the window through which a sandbox child hands rendered pages to its parent. /dev/shm is not used: containers give it
-64 MB, and what lies there outlives a killed process.
+`PageMemory` is the window through which a sandbox child hands rendered pages to its parent. /dev/shm is not used:
+containers give it 64 MB, and what lies there outlives a killed process.
 """
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import tempfile
@@ -84,8 +85,6 @@ class PageMemory:
 
     def close(self) -> None:
         """Give the memory back."""
-        try:
+        with contextlib.suppress(BufferError):  # somebody still looks at a page: it goes with them
             self._map.close()
-        except BufferError:
-            pass  # somebody still looks at a page; it goes with them
         os.close(self.descriptor)

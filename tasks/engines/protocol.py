@@ -118,7 +118,10 @@ class Engine(Protocol):
 
 
 class Renderer(Protocol):
-    """What runs in the sandbox for an engine that reads pixels: the engine itself is elsewhere (tasks/engines/dolphin/pool.py)."""
+    """What runs in the sandbox for an engine that reads pixels.
+
+    The engine itself is elsewhere (tasks/engines/dolphin/pool.py).
+    """
 
     name: str
 
@@ -134,5 +137,8 @@ class Renderer(Protocol):
     def render(
         self, pdf: Path, passwords: list[str], first: int, limits: Limits, emit: Callable[[RenderedPage], None]
     ) -> Inspection:
-        """Hand over page after page from number `first` (1-based) on; `emit` returns when the next one is wanted. Raises ConversionError."""
+        """Hand over page after page from number `first` (1-based) on.
+
+        `emit` returns when the next one is wanted. Raises ConversionError.
+        """
         ...

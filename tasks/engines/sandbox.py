@@ -284,7 +284,8 @@ class Sandbox:
         except (ConversionError, Aborted):
             raise
         except BaseException:
-            # The caller's `progress` or `on_page` raised, or Ctrl-C: the child must not go on to answer the next request with this one.
+            # The caller's `progress` or `on_page` raised, or Ctrl-C: the child must not go on to answer
+            # the next request with this one.
             self.recycle()
             raise
         if reply["kind"] == "failure":

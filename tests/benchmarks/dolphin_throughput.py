@@ -2,12 +2,14 @@
 
     .venv/bin/python tests/benchmarks/dolphin_throughput.py [--pages 10] [--slots 48] [--json] --corpus FOLDER
 
-Full-size random weights. What the models "write" is forced, token by token, on both sides: for every page about 300 layout tokens and its
-text blocks' own lengths (real pages of the corpus; four characters a token, 20 to 400 tokens an element). Upstream's schedule is
-transformers' generate() page by page: the layout alone, then elements in batches of at most 16 of one prompt. Encoding is
-measured by itself on some of the crops, and its states are given to both decoders, so that decoding times compare decoding.
+Full-size random weights. What the models "write" is forced, token by token, on both sides: for every page about 300
+layout tokens and its text blocks' own lengths (real pages of the corpus; four characters a token, 20 to 400 tokens an
+element). Upstream's schedule is transformers' generate() page by page: the layout alone, then elements in batches of at
+most 16 of one prompt. Encoding is measured by itself on some of the crops, and its states are given to both decoders,
+so that decoding times compare decoding.
 
-Runs unchanged on a GPU (in float16), and then also tells pages/s, the share of the time that the device was busy, and USD per 1,000 pages for --usd-per-hour.
+Runs unchanged on a GPU (in float16), and then also tells pages/s, the share of the time that the device was busy, and
+USD per 1,000 pages for --usd-per-hour.
 """
 
 from __future__ import annotations
@@ -99,7 +101,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--slots", type=int, help="default: by the device's memory")
     parser.add_argument("--encode", type=int, default=6, help="images that are encoded by both sides")
     parser.add_argument("--usd-per-hour", type=float, default=0.2)
-    parser.add_argument("--tiny", action="store_true", help="the tiny checkpoint's sizes: tries the program, measures nothing")
+    parser.add_argument(
+        "--tiny", action="store_true", help="the tiny checkpoint's sizes: tries the program, measures nothing"
+    )
     parser.add_argument("--json", action="store_true")
     return parser.parse_args()
 
@@ -148,7 +152,9 @@ def make_scripts(pages: list[dict[str, Any]]) -> list[Script]:
     scripts: list[Script] = []
     for number, page in enumerate(pages):
         count = len(page["texts"])
-        layout = "".join(page["texts"])[: 4 * LAYOUT_TOKENS_AN_ELEMENT * count].ljust(4 * LAYOUT_TOKENS_AN_ELEMENT * count)
+        layout = "".join(page["texts"])[: 4 * LAYOUT_TOKENS_AN_ELEMENT * count].ljust(
+            4 * LAYOUT_TOKENS_AN_ELEMENT * count
+        )
         scripts.append(Script(len(scripts), number, Prompt.LAYOUT, forced(layout)))
         for index, text in enumerate(page["texts"]):
             prompt = {1: Prompt.TABLE, 2: Prompt.FORMULA}.get(index, Prompt.TEXT)
@@ -297,7 +303,9 @@ def run_upstream(theirs: Any, checkpoint: Checkpoint, scripts: list[Script], sta
 class ScriptedPicker(Picker):
     """The same for our reader: all in tensors, so that it can be part of a CUDA graph."""
 
-    def __init__(self, rows: int, unknown: int, end: int, scripts: list[Script], prompts: dict[Prompt, int], where: Any) -> None:
+    def __init__(
+        self, rows: int, unknown: int, end: int, scripts: list[Script], prompts: dict[Prompt, int], where: Any
+    ) -> None:
         super().__init__(rows, VOCABULARY, unknown, where)
         longest = max(len(script.ids) for script in scripts) + 3  # the last column is for rows that nobody is in
         self._scripts, self._prompts = {script.key: script for script in scripts}, prompts
@@ -366,8 +374,10 @@ class GivenStates:
 def run_own(
     ours: Model, checkpoint: Checkpoint, scripts: list[Script], states: torch.Tensor, slots: int, images: int
 ) -> dict[str, Any]:
-    """All layouts and elements through one reader: the elements of a page come when its layout was read, as many pages at a time as
-    the pool keeps in flight."""
+    """All layouts and elements through one reader.
+
+    The elements of a page come when its layout was read; as many pages at a time as the pool keeps in flight.
+    """
     tokenizer = checkpoint.tokenizer
     prompts = {prompt: len(tokenizer.prompt(prompt)) for prompt in Prompt}
     pickers: list[ScriptedPicker] = []
@@ -447,7 +457,9 @@ def compare(
         "tokens_different": different,
         "near_ties": near,
         "steps_a_page": {"own": round(own["steps"] / pages, 1), "upstream": round(upstream["steps"] / pages, 1)},
-        "decode_seconds_a_page": {name: round(side["seconds"] / pages, 2) for name, side in (("own", own), ("upstream", upstream))},
+        "decode_seconds_a_page": {
+            name: round(side["seconds"] / pages, 2) for name, side in (("own", own), ("upstream", upstream))
+        },
         "rows_a_step": round(own["rows"] / own["steps"], 1),
         "encode_seconds_an_image": {name: round(encoded[name], 3) for name in ("own", "upstream_1", "upstream_8")},
         "states_apart": encoded["apart"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import shutil
 import threading
@@ -16,19 +17,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-pytest.importorskip("torch", reason="needs EXTRAS=dolphin")
-
-from parity import kit  # noqa: E402
-from tasks.engines.dolphin.pool import DolphinPool  # noqa: E402
-from tasks.engines.dolphin.settings import DolphinOptions, MarkdownMode  # noqa: E402
-from tasks.engines.protocol import EngineName, EngineResult, Limits  # noqa: E402
-from tasks.engines.sandbox import Sandbox  # noqa: E402
+from parity import kit
+from tasks.engines.dolphin.pool import DolphinPool
+from tasks.engines.dolphin.settings import DolphinOptions, MarkdownMode
+from tasks.engines.protocol import EngineName, EngineResult, Limits
+from tasks.engines.sandbox import Sandbox
 
 both = pytest.mark.parametrize("generation", ["1.0", "1.5"])
 
 
 @contextmanager
-def running(folder: Path, name: str, *, limits: Limits | None = None, slots: int = 12, **options: Any) -> Iterator[DolphinPool]:
+def running(
+    folder: Path, name: str, *, limits: Limits | None = None, slots: int = 12, **options: Any
+) -> Iterator[DolphinPool]:
     folder.chmod(0o755)
     pool = DolphinPool(
         DolphinOptions(model=str(kit.checkpoint_folder(name)), **options),
@@ -85,7 +86,7 @@ def test_json_and_markdown_are_upstreams(generation: str, scratch: Path) -> None
         for asset, content in by_extension["png"]:
             assert asset.placeholder in (result.whole or "")
             golden = figures[asset.path.name]
-            pixels = np.asarray(Image.open(__import__("io").BytesIO(content)))
+            pixels = np.asarray(Image.open(io.BytesIO(content)))
             assert pixels.shape == (golden["height"], golden["width"], 3)
             assert hashlib.sha256(pixels.tobytes()).hexdigest() == golden["sha256"]
 

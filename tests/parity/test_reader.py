@@ -7,18 +7,17 @@ import random
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-torch = pytest.importorskip("torch", reason="needs EXTRAS=dolphin")
-
-from parity import kit  # noqa: E402
-from tasks.engines.dolphin.checkpoint import Checkpoint  # noqa: E402
-from tasks.engines.dolphin.images import prepare  # noqa: E402
-from tasks.engines.dolphin.model import Model  # noqa: E402
-from tasks.engines.dolphin.reader import OutOfDeviceMemory, Reader, Request  # noqa: E402
-from tasks.engines.dolphin.reading import PENALTY_1_0  # noqa: E402
-from tasks.engines.dolphin.sequences import End  # noqa: E402
+from parity import kit
+from tasks.engines.dolphin.checkpoint import Checkpoint
+from tasks.engines.dolphin.images import prepare
+from tasks.engines.dolphin.model import Model
+from tasks.engines.dolphin.reader import OutOfDeviceMemory, Reader, Request
+from tasks.engines.dolphin.reading import PENALTY_1_0
+from tasks.engines.dolphin.sequences import End
 
 both = pytest.mark.parametrize("generation", ["1.0", "1.5"])
 
@@ -61,9 +60,7 @@ def read_all(which: Reader, requests: list[Request]) -> dict[int, Any]:
 def test_one_at_a_time_is_upstreams(generation: str) -> None:
     checkpoint, _ = loaded(generation)
     requests = prepared(generation)
-    answers = read_all(
-        reader(generation, slots=1), [request(key, *each) for key, each in enumerate(requests)]
-    )
+    answers = read_all(reader(generation, slots=1), [request(key, *each) for key, each in enumerate(requests)])
     for key, (asked, _) in enumerate(requests):
         assert answers[key].ids == asked.ids, asked
         assert checkpoint.tokenizer.text(asked.prompt, answers[key].ids) == asked.text
@@ -83,7 +80,7 @@ def test_one_at_a_time_is_upstreams(generation: str) -> None:
 def test_any_schedule_is_upstreams(
     generation: str, seed: int, slots: int, images: int, short: int, lookahead: int, pauses: float
 ) -> None:
-    """Any number of slots, order of arrival, mix of documents and prompts; rows that move to the long lane; work that arrives late."""
+    """Any number of slots, order of arrival, mix of documents and prompts; rows that move on to the long lane, late work."""
     requests = prepared(generation)
     rng = random.Random(seed)
     order = rng.sample(range(len(requests)), len(requests))

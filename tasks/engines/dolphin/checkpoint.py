@@ -217,7 +217,9 @@ class Checkpoint:
                     header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
                 count += sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
             except (OSError, ValueError, OverflowError, MemoryError, KeyError, TypeError, AttributeError):
-                raise BadCheckpoint(f"{path} is damaged or incomplete: its header cannot be read (fetch it again)") from None
+                raise BadCheckpoint(
+                    f"{path} is damaged or incomplete: its header cannot be read (fetch it again)"
+                ) from None
         return count
 
     def fingerprint(self) -> str:
@@ -238,9 +240,13 @@ class Checkpoint:
         else:
             files = [self.folder / WEIGHTS]
         if not files or (missing := [file.name for file in files if not file.is_file()]):
-            others = [path.name for path in self.folder.glob("*.bin")] + [path.name for path in self.folder.glob("*.pt")]
+            others = [path.name for path in self.folder.glob("*.bin")] + [
+                path.name for path in self.folder.glob("*.pt")
+            ]
             why = f"; {', '.join(sorted(others))} is not read, because unpickling runs code" if others else ""
-            raise BadCheckpoint(f"{self.folder} has no complete safetensors: {', '.join(missing or [WEIGHTS])} missing{why}")
+            raise BadCheckpoint(
+                f"{self.folder} has no complete safetensors: {', '.join(missing or [WEIGHTS])} missing{why}"
+            )
         return files
 
     def _json(self, name: str) -> Any:
@@ -255,7 +261,8 @@ class Checkpoint:
         except ValidationError as error:
             where, why = bad_field(error)
             raise BadCheckpoint(
-                f"not a Dolphin 1.0 or 1.5 checkpoint: {name}: {where}: {why} (Dolphin 2 and other models are not run by this engine)"
+                f"not a Dolphin 1.0 or 1.5 checkpoint: {name}: {where}: {why}"
+                " (Dolphin 2 and other models are not run by this engine)"
             ) from None
 
     def _check(self) -> None:
@@ -263,12 +270,15 @@ class Checkpoint:
         size = self.processor.size
         if (size.height, size.width) != encoder.image_size:
             raise BadCheckpoint(
-                f"preprocessor_config.json makes images of {size.width} x {size.height}, config.json's encoder takes {encoder.side} x {encoder.side}"
+                f"preprocessor_config.json makes images of {size.width} x {size.height},"
+                f" config.json's encoder takes {encoder.side} x {encoder.side}"
             )
         if len(encoder.depths) != len(encoder.num_heads):
             raise BadCheckpoint("config.json: encoder: depths and num_heads differ in length")
         if min(encoder.resolutions) < encoder.window_size:
-            raise BadCheckpoint(f"config.json: encoder: windows of {encoder.window_size} are larger than the last stage")
+            raise BadCheckpoint(
+                f"config.json: encoder: windows of {encoder.window_size} are larger than the last stage"
+            )
         if decoder.d_model % decoder.decoder_attention_heads:
             raise BadCheckpoint("config.json: decoder: d_model is no multiple of decoder_attention_heads")
         if len(self.tokenizer) > decoder.vocab_size:

@@ -29,8 +29,8 @@ PREPARE_TIMEOUT: Final = 120.0
 MOST_STARTS: Final = 3
 """How often in a row the device's process may end before it has answered anything."""
 _CUDA: Final = (
-    "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES", "PYTORCH_CUDA_ALLOC_CONF",
-    "CC", "CXX", "CUDA_HOME", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR",
+    "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES",
+    "PYTORCH_CUDA_ALLOC_CONF", "CC", "CXX", "CUDA_HOME", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR",
 )  # fmt: skip
 
 
@@ -79,7 +79,9 @@ class Preparers:
             if reply is not None:
                 if reply.get("kind") == "result":
                     return reply["result"]
-                raise ConversionError.of(Category.ENGINE, Phase.CONVERT, f"no image for the model: {reply.get('message')}")
+                raise ConversionError.of(
+                    Category.ENGINE, Phase.CONVERT, f"no image for the model: {reply.get('message')}"
+                )
             if last:
                 raise ConversionError.of(Category.CRASHED, Phase.CONVERT, "the process that prepares images died twice")
         raise AssertionError

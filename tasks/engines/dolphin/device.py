@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+from pathlib import Path
 from typing import Final, NamedTuple
 
 from tasks.corpus.failures import UsageError
 from tasks.engines.dolphin.checkpoint import ModelConfig
-from tasks.engines.dolphin.settings import DType
 from tasks.engines.dolphin.sequences import LONG_ROWS, SHORT
+from tasks.engines.dolphin.settings import DType
 
 _MIB: Final = 1 << 20
 _RESERVE: Final = 700 * _MIB
@@ -86,7 +89,8 @@ def plan(config: ModelConfig, device: Device, parameters: int, dtype: DType | No
         what = f"--slots {slots}" if slots and fitting else "the model"
         remedy = f"; --slots {fitting} fits" if fitting else "; use a device with more, or stop what else uses it"
         raise DoesNotFit(
-            f"{what} needs about {total / _MIB / 1024:.1f} GiB, {device.name} has {device.memory / _MIB / 1024:.1f} GiB free{remedy}"
+            f"{what} needs about {total / _MIB / 1024:.1f} GiB,"
+            f" {device.name} has {device.memory / _MIB / 1024:.1f} GiB free{remedy}"
         )
     return Plan(dtype, fitting, min(images, fitting), fixed + images * an_image + needs(fitting))
 
@@ -107,25 +111,19 @@ def find(wanted: str | None = None) -> Device:
         return Device("cuda", torch.cuda.get_device_name(), free, torch.cuda.get_device_capability())
     if wanted == "cuda":
         raise DoesNotFit(
-            "no GPU that this PyTorch can use: is the driver there, and was torch installed with CUDA (make setup EXTRAS=dolphin)?"
+            "no GPU that this PyTorch can use: is the driver there, and was torch installed with CUDA"
+            " (make setup EXTRAS=dolphin)?"
         )
     return Device("cpu", f"CPU ({torch.get_num_threads()} threads)", _free_memory(), None)
 
 
 def _free_memory() -> int:
     """Bytes that this process may still use: the machine's, or its control group's."""
-    import os
-    from pathlib import Path
-
     free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    try:
+    with contextlib.suppress(OSError, KeyError, ValueError):
         lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
         free = int(lines["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        pass
     group = Path("/sys/fs/cgroup")
-    try:
+    with contextlib.suppress(OSError, ValueError):
         free = min(free, int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
-    except (OSError, ValueError):
-        pass
     return max(0, free)

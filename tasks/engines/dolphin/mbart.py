@@ -1,8 +1,8 @@
 """The mBART decoder over a static cache of slots. Parameters have transformers' names, so checkpoints load as they are.
 
-Source: transformers 4.47.0 `modeling_mbart.py` (MBartForCausalLM: learned positions from 2, LayerNorm before each part, one after the
-embeddings and one at the end, head tied to the embeddings). Each row of a batch has its own position; the cross-attention's keys and
-values are computed once, when an image is admitted.
+Source: transformers 4.47.0 `modeling_mbart.py` (MBartForCausalLM: learned positions from 2, LayerNorm before each part,
+one after the embeddings and one at the end, head tied to the embeddings). Each row of a batch has its own position; the
+cross-attention's keys and values are computed once, when an image is admitted.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class Decoder(nn.Module):
         hidden = self._embed(tokens, positions)[:, None]
         index = torch.arange(count, device=tokens.device)
         seen = torch.arange(window, device=tokens.device)[None] <= positions[:, None]
-        mask = torch.zeros(seen.shape, dtype=hidden.dtype, device=seen.device).masked_fill_(~seen, -math.inf)[:, None, None]
+        mask = hidden.new_zeros(seen.shape).masked_fill_(~seen, -math.inf)[:, None, None]
         for number, layer in enumerate(self.layers):
             hidden = layer.step(hidden, cache.own[number], cache.image[number], index, positions, mask)  # type: ignore[operator]
         return self._logits(hidden[:, 0])

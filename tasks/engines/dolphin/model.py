@@ -108,9 +108,13 @@ def _fill(part: nn.Module, prefix: str, weights: dict[str, Tensor], device: torc
         if not name.endswith(_INDEX) and not f"{prefix}{name}".startswith(_UNUSED)
     }
     if missing := sorted(wanted.keys() - found.keys()):
-        raise BadCheckpoint(f"the weights lack {prefix}{missing[0]} and {len(missing) - 1} more: not a Dolphin 1.0 or 1.5")
+        raise BadCheckpoint(
+            f"the weights lack {prefix}{missing[0]} and {len(missing) - 1} more: not a Dolphin 1.0 or 1.5"
+        )
     if surplus := sorted(found.keys() - wanted.keys()):
-        raise BadCheckpoint(f"the weights have {prefix}{surplus[0]} and {len(surplus) - 1} more that config.json does not tell of")
+        raise BadCheckpoint(
+            f"the weights have {prefix}{surplus[0]} and {len(surplus) - 1} more that config.json does not tell of"
+        )
     for name, value in found.items():
         if value.shape != wanted[name].shape:
             raise BadCheckpoint(

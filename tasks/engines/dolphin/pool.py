@@ -1,8 +1,9 @@
 """The dolphin engine as a worker sees it: documents in, results out, many at the same time.
 
-A document's pages are rendered in the sandbox one after the other and copied into the arena, as many as there is room for pages in flight;
-each is then read by itself: its image is prepared and its layout read, then its elements. So the device sees the requests of all pages of
-all documents, the sandbox is free for the next document as soon as the last page is rendered, and no page waits for another one.
+A document's pages are rendered in the sandbox one after the other and copied into the arena, as many as there is room
+for pages in flight; each is then read by itself: its image is prepared and its layout read, then its elements. So the
+device sees the requests of all pages of all documents, the sandbox is free for the next document as soon as the last
+page is rendered, and no page waits for another one.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from tasks.engines.dolphin.clients import DeviceClient, EngineLost, Preparers, R
 from tasks.engines.dolphin.grammar import Prompt
 from tasks.engines.dolphin.images import prepared_size
 from tasks.engines.dolphin.result import ReadElement, ReadPage
-from tasks.engines.dolphin.settings import DolphinOptions, ImageMode, Loaded, MarkdownMode, ReadingSettings
+from tasks.engines.dolphin.settings import DeviceKind, DolphinOptions, ImageMode, Loaded, MarkdownMode, ReadingSettings
 from tasks.engines.pagememory import MODEL_SIDE, RenderedPage
 from tasks.engines.protocol import Asset, EngineResult, Page
 from tasks.engines.sandbox import Aborted, Sandbox
@@ -73,7 +74,7 @@ class DolphinPool:
         sandboxes: int,
         preparers: int,
         slots: int | None = None,
-        device: str | None = None,
+        device: DeviceKind | None = None,
         threads: int | None = None,
         pages: int | None = None,
         module: str = "tasks.engines.dolphin.reading",
@@ -122,7 +123,7 @@ class DolphinPool:
         settings = ReadingSettings(
             folder=folder,
             generation=self._options.generation,
-            device=self._kind,  # type: ignore[arg-type]
+            device=self._kind,
             dtype=self._options.dtype,
             slots=self._slots,
             stop_loops=self._options.stop_loops,
@@ -322,9 +323,7 @@ class DolphinPool:
                 self._device.cancel(waiting)
             self._room.release()
 
-    def _read(
-        self, number: int, place: Place, figures: Path, name: str, waiting: list[Future[ReadText]]
-    ) -> ReadPage:
+    def _read(self, number: int, place: Place, figures: Path, name: str, waiting: list[Future[ReadText]]) -> ReadPage:
         layout = self._submit(Prompt.LAYOUT, place, None, waiting).result()
         assert self._preparers is not None
         entries = self._preparers.request({"op": "elements", "page": place, "layout": layout.text})

@@ -57,7 +57,10 @@ class Preparer:
         self._prepare = prepare_fast if fast else prepare
 
     def serve(self, request: dict[str, Any]) -> Any:
-        """prepare: pixels of the page, or of a box of the padded page, put at a place. elements: of a layout. figure: to a PNG file."""
+        """prepare: pixels of the page, or of a box of the padded page, put at a place.
+
+        elements: of a layout. figure: to a PNG file.
+        """
         page = self._view.pixels(Place(*request["page"]))
         match request["op"]:
             case "prepare":

@@ -1,7 +1,8 @@
 """The batched reader: images and prompts in, texts out, with as many as possible in one batch at any time.
 
-Continuous batching: layout requests and element crops of many pages of many documents share one batch; a finished sequence leaves at once
-and a waiting one takes its row. What is done next, and why, is in `advance`. Used by one thread; the same code on CPU and CUDA.
+Continuous batching: layout requests and element crops of many pages of many documents share one batch; a finished
+sequence leaves at once and a waiting one takes its row. What is done next, and why, is in `advance`. Used by one
+thread; the same code on CPU and CUDA.
 """
 
 from __future__ import annotations
@@ -226,7 +227,8 @@ class Reader:
         every row is taken. Then one token for every row.
 
         Raises:
-            OutOfDeviceMemory: not even one sequence at a time fits. Otherwise what ran out of memory is done again in smaller batches.
+            OutOfDeviceMemory: not even one sequence at a time fits. Otherwise what ran out of memory is done again in
+            smaller batches.
         """
         try:
             return self._advance()
@@ -307,7 +309,10 @@ class Reader:
         self.stats.step_seconds += time.perf_counter() - began
 
     def _may_step(self, lane: _Lane) -> list[tuple[int, _Sequence]]:
-        """The rows that have room for another token; in the main lane those at its end stand still until the long lane takes them."""
+        """The rows that have room for another token.
+
+        In the main lane those at its end stand still until the long lane takes them.
+        """
         last = self._room - 2
         if lane is not self._lanes[-1]:
             last = min(last, lane.cache.length - 2)

@@ -1,7 +1,8 @@
 """The device's process: it owns model and reader, and serves one parent. Run as `python -m tasks.engines.dolphin.reading`.
 
-A process of its own, so that the loop that launches work for the GPU shares its interpreter with nobody. Frames as the sandbox's child;
-pixels lie in the arena. Messages: read (key, prompt, place, top, left), cancel (keys), stats; each read is answered, in any order.
+A process of its own, so that the loop that launches work for the GPU shares its interpreter with nobody. Frames as the
+sandbox's child; pixels lie in the arena. Messages: read (key, prompt, place, top, left), cancel (keys), stats; each
+read is answered, in any order.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """PDF pages to pixels as upstream renders them, in the sandbox's child. No model here, and no torch.
 
-Source: upstream's `convert_pdf_to_images` (utils/utils.py): the longer side becomes 896 pixels. The PNG that it goes through changes nothing.
+Source: upstream's `convert_pdf_to_images` (utils/utils.py): the longer side becomes 896 pixels. The PNG that it goes
+through changes nothing.
 """
 
 from __future__ import annotations

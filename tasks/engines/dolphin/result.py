@@ -108,7 +108,8 @@ def upstream_json(pages: Sequence[ReadPage], source: str) -> str:
             "source_file": source,
             "total_pages": len(pages),
             "pages": [
-                {"page_number": page.number, "elements": [_element(element) for element in page.elements]} for page in pages
+                {"page_number": page.number, "elements": [_element(element) for element in page.elements]}
+                for page in pages
             ],
         }
     )

@@ -1,8 +1,9 @@
 """The Swin encoder with fused attention. Parameters have transformers' names, so checkpoints load as they are.
 
-Source: Liu et al. 2021 (arXiv 2103.14030); transformers 4.47.0 `modeling_donut_swin.py`: no final LayerNorm, the shift mask is -100.
-Differs in how it computes, not in what: query, key and value in one product, scaled_dot_product_attention with the
-relative-position bias (and the shift mask) as its additive mask, laid out so that one mask serves all images of a batch.
+Source: Liu et al. 2021 (arXiv 2103.14030); transformers 4.47.0 `modeling_donut_swin.py`: no final LayerNorm, the shift
+mask is -100. Differs in how it computes, not in what: query, key and value in one product, scaled_dot_product_attention
+with the relative-position bias (and the shift mask) as its additive mask, laid out so that one mask serves all images
+of a batch.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ class Swin(nn.Module):
         states = self.embeddings(pixels)
         for stage in self.encoder.layers:  # type: ignore[union-attr]
             states = stage(states)
-        return states.flatten(1, 2)
+        flat: Tensor = states.flatten(1, 2)
+        return flat
 
     def prepare(self) -> None:
         """Once the weights are there, on their device: fuses products and lays out the masks."""

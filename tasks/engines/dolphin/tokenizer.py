@@ -66,7 +66,8 @@ class Tokenizer:
             ids = self.prompt(prompt)
             if ids[0] != start or ids[-1] != answer or self.unknown in ids:
                 raise BadTokenizer(
-                    f"tokenizer.json does not read the prompt {prompt.value!r} as {START} ... {ANSWER.strip()}: not a Dolphin tokenizer"
+                    f"tokenizer.json does not read the prompt {prompt.value!r} as {START} ... {ANSWER.strip()}:"
+                    " not a Dolphin tokenizer"
                 )
 
     def _id(self, token: str) -> int:
