@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import random
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,8 @@ class FaultyS3:
     - `lost_response_rate`: forwarded, then the connection is closed without a word;
     - `torn_body_rate`: forwarded, then half of the body is sent (GET only).
 
+    `delay` is what every request takes longer, seconds.
+
     `counts` says how many requests met which fate ("passed" for none).
     """
 
@@ -36,12 +39,14 @@ class FaultyS3:
         slowdown_rate: float = 0.0,
         lost_response_rate: float = 0.0,
         torn_body_rate: float = 0.0,
+        delay: float = 0.0,
     ) -> None:
         self.upstream = urlsplit(upstream_url)
         self.error_rate = error_rate
         self.slowdown_rate = slowdown_rate
         self.lost_response_rate = lost_response_rate
         self.torn_body_rate = torn_body_rate
+        self.delay = delay
         self.counts: Counter[str] = Counter()
         self._random = random.Random(seed)
         self._lock = threading.Lock()
@@ -145,6 +150,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def handle_any(self) -> None:
         body = self._body()
+        if self.faulty.delay:
+            time.sleep(self.faulty.delay)
         match self.faulty.draw(self.command):
             case "outage":
                 self.close_connection = True

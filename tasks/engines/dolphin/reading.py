@@ -108,7 +108,7 @@ def serve(
     arrived: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(requests, arrived), daemon=True).start()
     prompts: dict[int, Prompt] = {}
-    began = first = time.monotonic()
+    first = last = time.monotonic()
     busy = 0.0
 
     def take(message: dict[str, Any]) -> None:
@@ -122,7 +122,7 @@ def serve(
                 reader.cancel(set(message["keys"]))
             case "stats":
                 stats = {name: getattr(reader.stats, name) for name in reader.stats.__slots__}
-                send(replies, {"kind": "stats", **stats, "busy": busy, "since_first": time.monotonic() - first})
+                send(replies, {"kind": "stats", **stats, "busy": busy, "span": last - first})
 
     while True:
         try:
@@ -131,7 +131,7 @@ def serve(
             message = {"op": "none"}
         if message is None:
             return
-        if not prompts and message["op"] == "read":
+        if not busy and message["op"] == "read":
             first = time.monotonic()
         take(message)
         while not arrived.empty():
@@ -144,6 +144,7 @@ def serve(
         for answer in reader.advance():
             send(replies, _reply(answer, text(prompts.get(answer.key, Prompt.TEXT), answer.ids)))
             prompts.pop(answer.key, None)
+            last = time.monotonic()
         busy += time.monotonic() - began
 
 
