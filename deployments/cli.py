@@ -405,6 +405,54 @@ def weights_fetch(
     return 0
 
 
+@app.command(name="gpu-check")
+def gpu_check(
+    *,
+    model: Model = DEFAULT_MODEL,
+    revision: Revision = None,
+    generation: Annotated[
+        Literal["1.0", "1.5"] | None, Parameter(group=DOLPHIN, help="Default: recognised by the model's name.")
+    ] = None,
+    device: Annotated[Literal["cpu", "cuda"] | None, Parameter(help="Default: the GPU where there is one.")] = None,
+    slots: Annotated[int | None, Parameter(help="Texts read at the same time. Default: by the memory.")] = None,
+    pdf: Annotated[
+        list[str] | None, Parameter(negative="", help="Read this PDF (may be given again); not the samples.")
+    ] = None,
+    usd_per_hour: Annotated[float | None, Parameter(help="Price of the machine, for USD per 1,000 pages.")] = None,
+    as_json: Json = False,
+) -> int:
+    """Show that the dolphin engine reads here as it should, and how fast. Exit 0 only if all that has to agree does."""
+    from pathlib import Path
+
+    from tasks.weights import check_installed, checkpoint_folder
+
+    check_installed()
+    folder = checkpoint_folder(model, revision)
+
+    from deployments.gpu_check import SAMPLES, render
+    from tasks.engines.dolphin.gpucheck import check
+    from tasks.engines.dolphin.grammar import Generation
+    from tasks.engines.dolphin.settings import DeviceKind
+
+    pages = render([Path(name) for name in pdf] if pdf else sorted(SAMPLES.glob("*.pdf")))
+    report = check(
+        folder,
+        pages,
+        device=DeviceKind(device) if device is not None else None,
+        generation=Generation(generation) if generation is not None else None,
+        slots=slots,
+        usd_per_hour=usd_per_hour,
+        say=_tell,
+    )
+    if as_json:
+        _print_json({**report.model_dump(mode="json"), "passed": report.passed})
+    else:
+        for name, value in report.model_dump(mode="json").items():
+            _say(f"{name + ':':<22} {value}")
+        _say("passed" if report.passed else "FAILED: the ways of reading do not agree")
+    return 0 if report.passed else 1
+
+
 @app.command
 def up(*, workers_limit: Annotated[int | None, Parameter(help="Workers at the same time at most.")] = None) -> int:
     """A local Prefect server with work pools, workers and deployments: trigger runs from its UI."""
@@ -491,6 +539,10 @@ def _rate(text: str) -> float:
     if not 0 <= rate <= 1:
         raise UsageError(f"bad --max-failure-rate {text!r}: it must lie between 0% and 100%")
     return rate
+
+
+def _tell(text: str) -> None:
+    sys.stderr.write(text + "\n")
 
 
 def _print_json(data: object) -> None:

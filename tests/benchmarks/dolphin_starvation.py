@@ -2,8 +2,8 @@
 
     .venv/bin/python tests/benchmarks/dolphin_starvation.py --corpus FOLDER [--documents 40] [--slots 48] [--json]
 
-`busy` is the share of the time between the first request and the last answer in which the device had something to do. Its times are a
-T4's (tests/benchmarks/sleeping_device.py) times 4 / cores: a g4dn.xlarge has 4 vCPUs to feed it.
+`busy` is the share of the time between the first request and the last answer in which the device had something to do.
+Its times are a T4's (tests/benchmarks/sleeping_device.py) times 4 / cores: a g4dn.xlarge has 4 vCPUs to feed it.
 """
 
 from __future__ import annotations
@@ -112,7 +112,9 @@ def measure(documents: list[Path], slots: int) -> dict[str, Any]:
             client = boto3.session.Session().client("s3", region_name="us-east-1", endpoint_url=f"http://{host}:{port}")
             client.create_bucket(Bucket="benchmark")
             for number, document in enumerate(documents):
-                client.put_object(Bucket="benchmark", Key=f"in/{number:03d}-{document.name}", Body=document.read_bytes())
+                client.put_object(
+                    Bucket="benchmark", Key=f"in/{number:03d}-{document.name}", Body=document.read_bytes()
+                )
             options = options_of(
                 input="s3://benchmark/in", output="s3://benchmark/out", workers=1, engine=EngineName.DOLPHIN,
                 model=str(HERE.parent / "parity" / "checkpoints" / "1.5"), generation="1.5",

@@ -1,8 +1,9 @@
 """A device's process in which encoder and decoder are sleeps, as long as a T4 is thought to need; all else is the real thing.
 
-Run by dolphin_starvation.py in place of tasks.engines.dolphin.reading. Durations, from the rooflines in the reports on the model: an image is
-0.41 TFLOP, at half of a T4's 65 TFLOPS 13 ms; a step reads 0.5 GB of weights and 31 MB a sequence at 300 GB/s, 2 ms + 0.1 ms a row,
-and takes 5 ms at least. All times 4 / cores: a g4dn.xlarge has 4 vCPUs to feed its T4.
+Run by dolphin_starvation.py in place of tasks.engines.dolphin.reading. Durations, from the rooflines in the reports on
+the model: an image is 0.41 TFLOP, at half of a T4's 65 TFLOPS 13 ms; a step reads 0.5 GB of weights and 31 MB a
+sequence at 300 GB/s, 2 ms + 0.1 ms a row, and takes 5 ms at least. All times 4 / cores: a g4dn.xlarge has 4 vCPUs to
+feed its T4.
 """
 
 from __future__ import annotations
@@ -140,7 +141,13 @@ def main() -> None:
     reader.lengths = lengths
     reader._side = SIDE
     loaded = Loaded(
-        generation=Generation.V1_5, side=SIDE, slots=slots, device="sleeping", dtype=DType.FLOAT16, line="sleeping", versions={}
+        generation=Generation.V1_5,
+        side=SIDE,
+        slots=slots,
+        device="sleeping",
+        dtype=DType.FLOAT16,
+        line="sleeping",
+        versions={},
     )
     send(replies, {"kind": "ready", **loaded.model_dump(mode="json")})
     keys: list[int] = []

@@ -158,6 +158,7 @@ class Reader:
         penalty: of repetition; 1.0 (none), or 1.1 for generation 1.0.
         stop_loops: stop and cut sequences that repeat themselves; else they are only flagged.
         lookahead: steps launched before the tokens of an earlier one are looked at; 1 keeps a GPU busy meanwhile.
+        compiled: compile the encoder and replay steps as graphs; None: on CUDA.
         short: tokens that a row of the main lane holds.
         picker: makes a lane's picker, given its number of rows; for measurements.
 
@@ -175,6 +176,7 @@ class Reader:
         penalty: float = 1.0,
         stop_loops: bool = True,
         lookahead: int | None = None,
+        compiled: bool | None = None,
         short: int = SHORT,
         picker: Callable[[int], Picker] | None = None,
     ) -> None:
@@ -187,6 +189,7 @@ class Reader:
         self._short = min(max(short, max(map(len, self._prompts.values())) + 2), self._most)
         self._stop_loops = stop_loops
         self._cuda = model.device.type == "cuda"
+        self._compiled = self._cuda if compiled is None else compiled
         self._lookahead = int(self._cuda) if lookahead is None else lookahead
         unknown, vocabulary = checkpoint.tokenizer.unknown, checkpoint.config.decoder.vocab_size
         self._picker = picker or (lambda rows: Picker(rows, vocabulary, unknown, model.device, penalty))
@@ -370,7 +373,7 @@ class Reader:
                     )
                     for rows, length in sizes
                 ]
-                self._steps = Steps(self._model, self._lanes, compiled=self._cuda)
+                self._steps = Steps(self._model, self._lanes, compiled=self._compiled)
             except (RuntimeError, MemoryError) as error:
                 self._halve(error)
             else:

@@ -139,7 +139,7 @@ class _Block(nn.Module):
         query, key, value = (part.reshape(*first, -1, window**2, dim // heads) for part in (query, key, value))
         found = functional.scaled_dot_product_attention(query, key, value, attn_mask=self._mask)
         found = found.view(count, a_side**2, heads, window**2, dim // heads).transpose(2, 3)
-        found = self.attention.output.dense(found.reshape(count, a_side**2, window**2, dim))  # type: ignore[operator, union-attr]
+        found = self.attention.output.dense(found.reshape(count, a_side**2, window**2, dim))  # type: ignore[operator]
         found = found.view(count, a_side, a_side, window, window, dim).transpose(2, 3)
         found = found.reshape(count, padded, padded, dim)
         if self._shift:
