@@ -28,7 +28,9 @@ RunsUrl = Annotated[str | None, Parameter(help="Where runs are kept, if not in _
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Print exactly one JSON object on stdout.")]
 Engine = Annotated[Literal["layout", "dolphin", "dummy"], Parameter(help="What turns pages into Markdown.")]
 Limit = Annotated[int | None, Parameter(help="Only the first so many documents, in the order of their names.")]
-Workers = Annotated[int, Parameter(help="How many workers convert at the same time.")]
+Workers = Annotated[
+    int, Parameter(help="How many workers convert at the same time; with dolphin on this machine, one a GPU at most.")
+]
 Retries = Annotated[int, Parameter(help="How often a document is tried again after a transient error.")]
 PasswordFile = Annotated[
     str | None,

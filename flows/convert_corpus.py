@@ -48,7 +48,7 @@ def convert_corpus(
     Args:
         input: Where the PDFs are: a folder or s3://bucket/prefix.
         output: Where the Markdown goes: a folder or s3://bucket/prefix, not inside the input.
-        workers: How many workers convert at the same time.
+        workers: How many workers convert at the same time; with dolphin on this machine, one for each GPU at most.
         engine: What turns pages into Markdown: layout (CPU), dolphin (one GPU a worker), or dummy (tests: no PDF is read).
         limit: Convert only the first so many documents, in the order of their names.
         run_id: Resume this run. Input, output, engine and limits must be the same; workers and retries may change.

@@ -1,8 +1,9 @@
-"""The processor's cores that this process may use."""
+"""What this process may compute with."""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 
 def usable_cores() -> int:
@@ -10,3 +11,8 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def gpus() -> int:
+    """How many NVIDIA devices there are; asks neither torch nor the driver."""
+    return sum(path.name.removeprefix("nvidia").isdigit() for path in Path("/dev").glob("nvidia*"))

@@ -6,8 +6,8 @@ No prefect here: `tasks/convert.py` wraps this in a task run.
 from __future__ import annotations
 
 import hashlib
-import os
 import re
+import shutil
 import tempfile
 import threading
 import time
@@ -35,7 +35,7 @@ from tasks.corpus.manifest import Row
 from tasks.corpus.paths import life as life_prefix
 from tasks.corpus.store import Store, content_sha256
 from tasks.engines.markdown import Origin, assemble, assemble_whole
-from tasks.engines.protocol import Asset, EngineResult, Limits, Rendering
+from tasks.engines.protocol import EngineResult, Limits, Rendering
 from tasks.engines.sandbox import Aborted
 from tasks.local_disk import local_disk
 from tasks.pool import Pool
@@ -255,9 +255,9 @@ class DocumentConverter:
 
     def _once(self, row: Row, claim: Claim, state: _Try) -> Record:
         with local_disk():
-            descriptor, place = tempfile.mkstemp(prefix="document-", suffix=".pdf", dir=self._scratch)
-            os.close(descriptor)
-        pdf = Path(place)
+            folder = Path(tempfile.mkdtemp(prefix="document-", dir=self._scratch))
+            pdf, assets = folder / "document.pdf", folder / "assets"
+            assets.mkdir()
         try:
             begun = time.monotonic()
             with _store_phase(Phase.FETCH):
@@ -266,16 +266,16 @@ class DocumentConverter:
             with pdf.open("rb") as file:
                 state.source_sha256 = hashlib.file_digest(file, "sha256").hexdigest()
             begun = time.monotonic()
-            result, contents = self._pool.convert(
-                pdf, row.key, self._passwords, lambda page, pages: self._on_page(row, page, pages)
+            result = self._pool.convert(
+                pdf, row.key, self._passwords, assets, lambda page, pages: self._on_page(row, page, pages)
             )
-            state.seconds["engine"] = time.monotonic() - begun
+            state.seconds["engine"] = result.seconds or time.monotonic() - begun
             begun = time.monotonic()
-            record = self._publish(row, claim, result, contents, state)
+            record = self._publish(row, claim, result, state)
             state.seconds["publish"] = time.monotonic() - begun
             return record
         finally:
-            pdf.unlink(missing_ok=True)
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _fetch(self, row: Row, pdf: Path) -> None:
         if row.size > self._limits.max_bytes:
@@ -291,17 +291,16 @@ class DocumentConverter:
                 "the document is not the version that the manifest froze: start a new run for the new one",
             )
 
-    def _publish(
-        self, row: Row, claim: Claim, result: EngineResult, contents: list[tuple[Asset, bytes]], state: _Try
-    ) -> Record:
+    def _publish(self, row: Row, claim: Claim, result: EngineResult, state: _Try) -> Record:
         pages = result.pages
-        assets: list[tuple[str, bytes]] = []
+        assets: list[tuple[str, Path]] = []
         prefix = names.assets_prefix(row.name)
         here = prefix.rsplit("/", 2)[-2] + "/"
         links: dict[str, str] = {}
-        for asset, content in contents:
-            file = f"{hashlib.sha256(content).hexdigest()}.{asset.extension}"
-            assets.append((prefix + file, content))
+        for asset in result.assets:
+            with asset.path.open("rb") as content:
+                file = f"{hashlib.file_digest(content, 'sha256').hexdigest()}.{asset.extension}"
+            assets.append((prefix + file, asset.path))
             if asset.placeholder:
                 links[asset.placeholder] = quote(here + file)
         origin = Origin(

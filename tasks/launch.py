@@ -21,6 +21,7 @@ from prefect.tasks import Task
 
 from tasks import worker_flow, worker_process
 from tasks.api import LOST, current_flow_run
+from tasks.cores import gpus
 from tasks.corpus.failures import UsageError
 from tasks.fleet.launcher import Handle
 from tasks.fleet.local import LocalProcess
@@ -121,7 +122,11 @@ class LocalLauncher:
             if flow_run_id is not None
             else worker_process.command_line(self._parameters(worker))
         )
-        process = LocalProcess(command, env=self._environment, cwd=ROOT, line=self._line)
+        environment = self._environment
+        if (count := gpus()) > 1:
+            # Each worker's device: all would take the first.
+            environment = {"CUDA_VISIBLE_DEVICES": str(worker % count)} | environment
+        process = LocalProcess(command, env=environment, cwd=ROOT, line=self._line)
         return LocalWorker(process, flow_run_id)
 
     def poll(self) -> None:

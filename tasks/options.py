@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from tasks.cores import gpus
 from tasks.corpus.failures import UsageError, bad_field
 from tasks.corpus.names import RUNS
 from tasks.corpus.paths import check_run_id
@@ -98,10 +99,14 @@ def options_of(**parameters: Any) -> Options:
         check_run_id(parameters["run_id"])
     try:
         parameters["dolphin"] = _dolphin(parameters.get("engine"), dolphin, parameters.get("slots"))
-        return Options(limits=Limits(**limits), rendering=Rendering(**rendering), **parameters)
+        options = Options(limits=Limits(**limits), rendering=Rendering(**rendering), **parameters)
     except ValidationError as error:
         name, why = bad_field(error)
         raise UsageError(f"bad {name.replace('_', '-') or 'parameters'}: {why}") from None
+    if options.dolphin is not None and options.launcher is LauncherName.LOCAL:
+        # Two workers on one device would only load the model twice.
+        return options.model_copy(update={"workers": min(options.workers, max(1, gpus()))})
+    return options
 
 
 def _dolphin(engine: object, given: dict[str, Any], slots: int | None) -> DolphinOptions | None:

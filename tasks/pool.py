@@ -5,17 +5,16 @@ from __future__ import annotations
 import queue
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 from tasks.cores import usable_cores
-from tasks.engines.protocol import Asset, EngineName, EngineResult, Limits
+from tasks.engines.protocol import EngineName, EngineResult, Limits
 from tasks.engines.sandbox import Sandbox
 from tasks.local_disk import local_disk
-
-Contents = list[tuple[Asset, bytes]]
 
 
 class Pool(Protocol):
@@ -40,9 +39,17 @@ class Pool(Protocol):
         ...
 
     def convert(
-        self, pdf: Path, name: str, passwords: list[str], on_page: Callable[[int, int], None]
-    ) -> tuple[EngineResult, Contents]:
-        """Convert a local file, which is moved. Any thread. Raises ConversionError, Aborted after `kill`."""
+        self, pdf: Path, name: str, passwords: list[str], assets: Path, on_page: Callable[[int, int], None]
+    ) -> EngineResult:
+        """Convert a local file, which is moved. Any thread.
+
+        Args:
+            name: the document's key.
+            assets: an empty folder that no sandbox can reach, for the result's assets.
+            on_page: called with (page begun or done, pages).
+
+        Raises ConversionError, Aborted after `kill`.
+        """
         ...
 
     def kill(self) -> None:
@@ -82,21 +89,28 @@ class SandboxPool:
         return versions
 
     def convert(
-        self, pdf: Path, name: str, passwords: list[str], on_page: Callable[[int, int], None]
-    ) -> tuple[EngineResult, Contents]:
+        self, pdf: Path, name: str, passwords: list[str], assets: Path, on_page: Callable[[int, int], None]
+    ) -> EngineResult:
         """Convert a document in the next free sandbox; waits for one."""
         with self.slot() as (sandbox, folder):
             with local_disk():
                 mine = Path(tempfile.mkdtemp(prefix="document-", dir=folder))
             try:
-                local, assets = mine / "document.pdf", mine / "assets"
+                local, theirs = mine / "document.pdf", mine / "assets"
                 with local_disk():
                     mine.chmod(0o755)
                     pdf.rename(local)
-                    assets.mkdir()
-                result = sandbox.convert(local, assets, passwords, on_page)
-                # Read before the slot goes to the next document: nothing of this one stays where its child writes.
-                return result, [(asset, asset.path.read_bytes()) for asset in result.assets]
+                    theirs.mkdir()
+                begun = time.monotonic()
+                result = sandbox.convert(local, theirs, passwords, on_page)
+                seconds = time.monotonic() - begun
+                # Copied, not moved, before the slot goes to the next document: the child may hold its files open.
+                kept = []
+                with local_disk():
+                    for number, asset in enumerate(result.assets):
+                        copy = Path(shutil.copyfile(asset.path, assets / str(number)))
+                        kept.append(asset.model_copy(update={"path": copy}))
+                return result.model_copy(update={"assets": kept, "seconds": seconds})
             finally:
                 shutil.rmtree(mine, ignore_errors=True)
 

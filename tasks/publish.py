@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from tasks.corpus.claims import Claim
 from tasks.corpus.failures import StoreError
@@ -34,10 +35,10 @@ class Publishing:
         self._unsure: set[str] = set()
         """Names whose PUT failed and may have arrived."""
 
-    def publish(self, claim: Claim, data: bytes, assets: list[tuple[str, bytes]], intent: Record) -> bool:
+    def publish(self, claim: Claim, data: bytes, assets: list[tuple[str, Path]], intent: Record) -> bool:
         """Assets, intent, then the Markdown. True if the output is this life's, False if another's was there first."""
-        for key, content in assets:
-            self._output.create(key, content)
+        for key, file in assets:
+            self._output.create(key, file.read_bytes())
         self._ledger.flush(self._ledger.add(intent))
         self._check_life(claim)
         stamp = stamp_of(self._run_id, intent)

@@ -11,7 +11,7 @@ from statistics import fmean, stdev
 
 from pydantic import BaseModel, ConfigDict
 
-from tasks.cores import usable_cores
+from tasks.cores import gpus, usable_cores
 from tasks.corpus import names
 from tasks.corpus.failures import Category, ConversionError, StoreError, UsageError
 from tasks.corpus.manifest import Row
@@ -19,8 +19,9 @@ from tasks.corpus.outputs import existing_outputs
 from tasks.corpus.partition import partition_of
 from tasks.corpus.runs import load_manifest, starts
 from tasks.corpus.store import Store, open_store
+from tasks.engines.protocol import EngineName
 from tasks.engines.sandbox import Sandbox
-from tasks.options import Options
+from tasks.options import LauncherName, Options
 from tasks.passwords import read_passwords
 from tasks.plan import freeze, list_documents, refuse_nothing
 from tasks.pool import SandboxPool
@@ -32,6 +33,8 @@ SAMPLE = 2000
 """Above so many documents, pages are counted in a random sample."""
 ASSUMED_PAGES_PER_SECOND = 1.0
 """Of one worker with one core, where no earlier run on the output tells: measured on the corpus (docs/performance.md)."""
+ASSUMED_DOLPHIN_ON_CPU = 0.01
+"""Of one core: an image takes 5 s of it (docs/performance.md), and a page has some 18."""
 SHOWN = 10
 
 
@@ -251,6 +254,8 @@ def _rate(options: Options, runs: Store | None) -> tuple[float, bool]:
     """Pages a second of all workers together: the newest run's with this engine, else assumed."""
     cores = usable_cores()
     assumed = ASSUMED_PAGES_PER_SECOND * min(options.workers, cores)
+    if options.engine is EngineName.DOLPHIN and options.launcher is LauncherName.LOCAL and not gpus():
+        assumed = ASSUMED_DOLPHIN_ON_CPU * cores
     if runs is None:
         return assumed, False
     for run_id in dict.fromkeys(start.run_id for _, start in reversed(starts(runs))):

@@ -118,6 +118,8 @@ def _from_hub(model: str, revision: str | None, to: Path | None, verify: bool) -
     from requests.exceptions import ConnectionError as NoConnection
     from requests.exceptions import RequestException
 
+    from tasks.engines.dolphin.checkpoint import check_config
+
     remedy = f"fetch it where there is a network (pdf-flows weights fetch {model} --to FOLDER) and give --model FOLDER"
     try:
         info = HfApi().model_info(model, revision=revision, files_metadata=True, timeout=30)
@@ -126,6 +128,9 @@ def _from_hub(model: str, revision: str | None, to: Path | None, verify: bool) -
         kept.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".fetching-", dir=kept.parent) as temporary:
             place = Path(temporary) / "files"
+            # The configuration first: gigabytes of another model are not fetched to be refused.
+            snapshot_download(model, revision=info.sha, local_dir=place, allow_patterns=["config.json"])
+            check_config(place)
             snapshot_download(model, revision=info.sha, local_dir=place, allow_patterns=names)
             shutil.rmtree(place / ".cache", ignore_errors=True)
             sums = {}
@@ -140,7 +145,7 @@ def _from_hub(model: str, revision: str | None, to: Path | None, verify: bool) -
         raise WeightsError(f"{model} has no revision {revision}") from None
     except RepositoryNotFoundError:
         raise WeightsError(f"no model {model} on Hugging Face, and no such folder") from None
-    except WeightsError:
+    except UsageError:
         raise
     except (HfHubHTTPError, RequestException, OSError, ValueError) as error:
         # requests' message about a connection that failed is a tower of addresses and objects.

@@ -82,6 +82,8 @@ class EngineResult(BaseModel):
     warnings: list[str] = []
     whole: str | None = None
     """The document's Markdown, where it is not the pages' one after the other; page markers do not apply to it."""
+    seconds: float | None = None
+    """What the engine took, without waiting for its turn."""
 
 
 class Inspection(BaseModel):

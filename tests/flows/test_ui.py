@@ -78,7 +78,7 @@ def test_the_form_describes_every_parameter_and_says_which_are_optional(ui: Serv
     assert descriptions["input"] == "Where the PDFs are: a folder or s3://bucket/prefix."
     assert "5 %" in descriptions["max_failure_rate"]
     assert "a path, secretsmanager:NAME or secret:NAME" in descriptions["password_file"]
-    assert fields["engine"].choices() == ["layout", "dummy"]
+    assert fields["engine"].choices() == ["layout", "dolphin", "dummy"]
     assert fields["launcher"].choices() == ["local", "work-pool"]
     assert (fields["engine"].chosen, fields["launcher"].chosen) == ("layout", "work-pool")
     assert fields["workers"].control.input_value() == "2"

@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 import shutil
-import threading
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -51,9 +51,13 @@ def running(
 
 
 def convert(pool: DolphinPool, document: str, folder: Path) -> tuple[EngineResult, list[tuple[Any, bytes]]]:
-    copy = folder / f"{document}-{threading.get_ident()}.pdf"
+    """The result, and its assets with what they hold."""
+    place = Path(tempfile.mkdtemp(dir=folder))
+    copy, assets = place / "copy.pdf", place / "assets"
     shutil.copy(kit.FIXTURES / f"{document}.pdf", copy)
-    return pool.convert(copy, f"{document}.pdf", [], lambda page, pages: None)
+    assets.mkdir()
+    result = pool.convert(copy, f"{document}.pdf", [], assets, lambda page, pages: None)
+    return result, [(asset, asset.path.read_bytes()) for asset in result.assets]
 
 
 @pytest.fixture

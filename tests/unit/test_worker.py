@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -373,10 +374,14 @@ def test_local_disk_errors_are_records(new_case: Cases, monkeypatch: pytest.Monk
     case = new_case(documents(2))
     spec = case.plan().spec
 
-    def full(*args: object, **more: object) -> tuple[int, str]:
-        raise OSError(28, "No space left on device")
+    real = tempfile.mkdtemp
 
-    monkeypatch.setattr("tasks.document.tempfile.mkstemp", full)
+    def full(*args: object, **more: object) -> str:
+        if more.get("prefix") == "document-":
+            raise OSError(28, "No space left on device")
+        return str(real(*args, **more))
+
+    monkeypatch.setattr("tasks.document.tempfile.mkdtemp", full)
     assert case.live(spec).failed == 2
     assert case.account(spec).categories == {"DISK_FULL": 2}
     monkeypatch.undo()

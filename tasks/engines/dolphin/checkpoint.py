@@ -172,11 +172,11 @@ class Checkpoint:
                 f"{folder} is no Dolphin 1.0 or 1.5 checkpoint: {', '.join(missing)} missing (give a folder that"
                 " `pdf-flows weights fetch` made, or a Hugging Face model id)"
             )
-        self.config = self._read("config.json", ModelConfig)
-        self.processor = self._read("preprocessor_config.json", ProcessorConfig)
+        self.config = check_config(folder)
+        self.processor = _read(folder / "preprocessor_config.json", ProcessorConfig)
         present = (folder / "generation_config.json").is_file()
         self.generation_config = (
-            self._read("generation_config.json", GenerationConfig) if present else GenerationConfig()
+            _read(folder / "generation_config.json", GenerationConfig) if present else GenerationConfig()
         )
         self.tokenizer = Tokenizer(folder)
         self.weights = self._weight_files()
@@ -232,7 +232,7 @@ class Checkpoint:
 
     def _weight_files(self) -> list[Path]:
         if (self.folder / INDEX).is_file():
-            index = self._json(INDEX)
+            index = _json(self.folder / INDEX)
             names = sorted(set(index.get("weight_map", {}).values())) if isinstance(index, dict) else []
             if any(not isinstance(name, str) or Path(name).name != name for name in names):
                 raise BadCheckpoint(f"{INDEX} names files outside of the folder")
@@ -248,22 +248,6 @@ class Checkpoint:
                 f"{self.folder} has no complete safetensors: {', '.join(missing or [WEIGHTS])} missing{why}"
             )
         return files
-
-    def _json(self, name: str) -> Any:
-        try:
-            return json.loads((self.folder / name).read_bytes())
-        except (OSError, ValueError) as error:
-            raise BadCheckpoint(f"{self.folder / name} cannot be read as JSON: {error}") from None
-
-    def _read(self, name: str, model: type[_Model]) -> _Model:
-        try:
-            return model.model_validate(self._json(name))
-        except ValidationError as error:
-            where, why = bad_field(error)
-            raise BadCheckpoint(
-                f"not a Dolphin 1.0 or 1.5 checkpoint: {name}: {where}: {why}"
-                " (Dolphin 2 and other models are not run by this engine)"
-            ) from None
 
     def _check(self) -> None:
         encoder, decoder = self.config.encoder, self.config.decoder
@@ -293,6 +277,33 @@ class Checkpoint:
 
 
 _Model = TypeVar("_Model", bound=_Part)
+
+
+def check_config(folder: Path) -> ModelConfig:
+    """config.json of a folder. Raises BadCheckpoint where it is another model's."""
+    return _read(folder / "config.json", ModelConfig)
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise BadCheckpoint(f"{path} cannot be read as JSON: {error}") from None
+
+
+def _read(path: Path, model: type[_Model]) -> _Model:
+    found = _json(path)
+    if isinstance(found, dict) and "qwen" in str(found.get("model_type")).lower():
+        raise BadCheckpoint(
+            f"{path}: model_type {found['model_type']!r} is Dolphin 2, which this engine does not run"
+            " (and whose licence allows no commercial use); Dolphin 1.5 is ByteDance/Dolphin-1.5"
+        )
+    try:
+        return model.model_validate(found)
+    except ValidationError as error:
+        where, why = bad_field(error)
+        raise BadCheckpoint(f"not a Dolphin 1.0 or 1.5 checkpoint: {path}: {where}: {why}") from None
+
 
 _SIGNS: Final = (
     (Generation.V1_5, re.compile(r"dolphin[-_ ]?v?1[._]?5|(?<![\d.])v?1[._]5(?![\d.])|(?<![a-z\d])v15(?!\d)", re.IGNORECASE)),

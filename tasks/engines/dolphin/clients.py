@@ -26,6 +26,8 @@ LOAD_TIMEOUT: Final = 600.0
 """Seconds for the model to be read from disk and moved to the device."""
 PREPARE_TIMEOUT: Final = 120.0
 """Seconds for one crop; 0.1 is much."""
+STUCK_SECONDS: Final = 300.0
+"""A device that has work and says nothing for so long hangs; compiling for a new GPU takes a minute or two."""
 MOST_STARTS: Final = 3
 """How often in a row the device's process may end before it has answered anything."""
 _CUDA: Final = (
@@ -185,13 +187,22 @@ class DeviceClient:
         """Deliver what comes; start the process anew when it ends."""
         starts, answered = 1, False
         while True:
-            message = self._process.receive(86400.0)
+            try:
+                message = self._process.receive(STUCK_SECONDS)
+            except queue.Empty:
+                with self._lock:
+                    stuck = self._loaded.done() and bool(self._pending)
+                if stuck:
+                    self._process.kill()
+                continue
             match None if message is None else message.get("kind"):
                 case "text" if message is not None:
                     starts, answered = 0, True
                     self._deliver(message)
                 case "stats" if message is not None:
                     self._stats.put(message)
+                case "pulse":
+                    continue
                 case "ready" if message is not None:
                     self._greet(message)
                 case "broken" | "lost" if message is not None:

@@ -8,12 +8,12 @@ page is rendered, and no page waits for another one.
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import tempfile
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, Final
 
@@ -40,14 +40,6 @@ _CROP_BYTES: Final = 8 << 20
 _SLOTS_A_PAGE: Final = 6
 """A page has some 20 elements, of which a third is being read while the others were or will be."""
 _MOST_PAGES: Final = 48
-
-Contents = list[tuple[Asset, bytes]]
-
-
-@dataclass(frozen=True, slots=True)
-class _Figure:
-    name: str
-    file: Path
 
 
 class DolphinPool:
@@ -147,13 +139,14 @@ class DolphinPool:
         return dict(self._versions)
 
     def convert(
-        self, pdf: Path, name: str, passwords: list[str], on_page: Callable[[int, int], None]
-    ) -> tuple[EngineResult, Contents]:
+        self, pdf: Path, name: str, passwords: list[str], assets: Path, on_page: Callable[[int, int], None]
+    ) -> EngineResult:
         """Convert one document; any number of threads at once.
 
         Args:
             pdf: a local file, which is moved.
             name: the document's key; figures are named after its last part.
+            assets: an empty folder, for figures and JSON.
             on_page: called with (page begun or done, pages).
 
         Raises:
@@ -161,15 +154,14 @@ class DolphinPool:
             Aborted: by `kill`.
             EngineLost: the engine's processes do not stay alive.
         """
-        figures = Path(tempfile.mkdtemp(prefix="figures-", dir=self._scratch))
         pages: list[Future[ReadPage]] = []
         try:
-            self._render(pdf, passwords, pages, figures, Path(name).stem, on_page)
+            self._render(pdf, passwords, pages, assets, Path(name).stem, on_page)
             found = []
             for future in pages:
                 found.append(future.result())
                 on_page(found[-1].number, len(pages))
-            return self._result(found, name, figures)
+            return self._result(found, name, assets)
         except (ArenaClosed, EngineLost):
             if self._stopped.is_set():
                 raise Aborted("the engine was stopped") from None
@@ -177,7 +169,8 @@ class DolphinPool:
         finally:
             for future in pages:
                 future.cancel()
-            shutil.rmtree(figures, ignore_errors=True)
+            # Whoever removes the folder must not do so below a page that still writes to it.
+            wait(pages)
 
     def kill(self) -> None:
         """Abort what is in hand: `convert` raises Aborted."""
@@ -369,21 +362,18 @@ class DolphinPool:
 
     # -- the result -----------------------------------------------------------------------------------------------
 
-    def _result(self, pages: list[ReadPage], name: str, figures: Path) -> tuple[EngineResult, Contents]:
+    def _result(self, pages: list[ReadPage], name: str, folder: Path) -> EngineResult:
         options = self._options
         if all(page.gap is not None for page in pages) and pages:
             raise ConversionError.of(Category.ENGINE, Phase.CONVERT, f"no page can be read: {pages[0].gap}")
-        contents: Contents = []
-        for page in pages:
-            for element in page.elements:
-                if element.figure is not None:
-                    file = figures / element.figure
-                    asset = Asset(path=file, extension="png", placeholder=result.figure_link(element.figure))
-                    contents.append((asset, file.read_bytes()))
+        figures = [element.figure for page in pages for element in page.elements if element.figure is not None]
+        assets = [
+            Asset(path=folder / figure, extension="png", placeholder=result.figure_link(figure)) for figure in figures
+        ]
         upstream = options.markdown is MarkdownMode.UPSTREAM
         if options.json_output:
-            contents.append(self._json(pages, name, figures, contents))
-        converted = EngineResult(
+            assets.append(self._json(pages, name, folder, figures))
+        return EngineResult(
             pages=[
                 Page(
                     number=page.number,
@@ -392,21 +382,27 @@ class DolphinPool:
                 )
                 for page in pages
             ],
-            assets=[asset for asset, _ in contents],
+            assets=assets,
             warnings=[warning for page in pages for warning in page.warnings],
             whole=result.upstream_markdown(pages, self._generation) if upstream else None,
         )
-        return converted, contents
 
-    def _json(self, pages: list[ReadPage], name: str, figures: Path, assets: Contents) -> tuple[Asset, bytes]:
-        import hashlib
-
+    def _json(self, pages: list[ReadPage], name: str, folder: Path, figures: list[str]) -> Asset:
         if self._options.markdown is MarkdownMode.UPSTREAM:
             text = result.upstream_json(pages, name)
         else:
-            names = {asset.path.name: f"{hashlib.sha256(content).hexdigest()}.png" for asset, content in assets}
-            text = result.full_json(pages, name, names, self._versions)
-        return Asset(path=figures / "result.json", extension="json", placeholder=""), text.encode()
+            text = result.full_json(
+                pages, name, {figure: _published(folder / figure) for figure in figures}, self._versions
+            )
+        file = folder / "result.json"
+        file.write_text(text, encoding="utf-8")
+        return Asset(path=file, extension="json", placeholder="")
+
+
+def _published(figure: Path) -> str:
+    """The name that it is published under, beside the JSON."""
+    with figure.open("rb") as content:
+        return f"{hashlib.file_digest(content, 'sha256').hexdigest()}.png"
 
 
 def _done(page: ReadPage) -> Future[ReadPage]:

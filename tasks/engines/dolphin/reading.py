@@ -23,6 +23,8 @@ from tasks.engines.dolphin.grammar import Generation, Prompt
 from tasks.engines.dolphin.reader import Answer, Reader, Request
 from tasks.engines.dolphin.settings import DeviceKind, Loaded, ReadingSettings
 
+PULSE_SECONDS = 10.0
+"""While it works, it says so this often: a GPU that hangs says nothing."""
 PENALTY_1_0 = 1.1
 """Upstream's repetition_penalty, generation 1.0 only."""
 
@@ -109,7 +111,7 @@ def serve(
     threading.Thread(target=_listen, args=(requests, arrived), daemon=True).start()
     prompts: dict[int, Prompt] = {}
     first = last = time.monotonic()
-    busy = 0.0
+    busy = told = 0.0
 
     def take(message: dict[str, Any]) -> None:
         match message["op"]:
@@ -145,7 +147,11 @@ def serve(
             send(replies, _reply(answer, text(prompts.get(answer.key, Prompt.TEXT), answer.ids)))
             prompts.pop(answer.key, None)
             last = time.monotonic()
-        busy += time.monotonic() - began
+        now = time.monotonic()
+        busy += now - began
+        if now - told >= PULSE_SECONDS:
+            send(replies, {"kind": "pulse"})
+            told = now
 
 
 def _reply(answer: Answer, text: str) -> dict[str, Any]:
