@@ -499,7 +499,7 @@ def _first_look(source: Any, output: Any, runs: Any, options: Any) -> None:
     if options.dolphin is not None and options.launcher == "local":
         from tasks.weights import check_model
 
-        check_model(options.dolphin.model, options.dolphin.revision)
+        check_model(options.dolphin, options.slots, device=True)
     output.probe()
     runs.probe()
     refuse_while_living(runs)

@@ -106,7 +106,7 @@ class Conversion:
         begun = time.monotonic()
         read_passwords(options.password_file)
         if options.dolphin is not None and options.launcher is LauncherName.LOCAL:
-            check_model(options.dolphin.model, options.dolphin.revision)
+            check_model(options.dolphin)
         box: list[PdfFlowsError] = []
         stores = open_stores(options)
         planned = plan(lambda: plan_run(options, self._selection, note=log.info, stores=stores), box, return_state=True)

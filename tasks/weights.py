@@ -13,6 +13,8 @@ import importlib.util
 import os
 import re
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,11 +24,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tasks.corpus.failures import StoreError, UsageError
 from tasks.corpus.store import open_store
-from tasks.engines.dolphin.settings import DEFAULT_MODEL
+from tasks.engines.dolphin.settings import DEFAULT_MODEL, DolphinOptions, ReadingSettings
 
 PINNED: Final[Mapping[str, str]] = {DEFAULT_MODEL: "0fe42a93fa2a8f7b537606710ea45ad8b2b0f349"}
 """Commits of models that are known. Another revision has to be asked for."""
 MODELS_VARIABLE: Final = "PDF_FLOWS_MODELS"
+ROOT: Final = Path(__file__).resolve().parents[1]
 RECORD: Final = ".pdf-flows.json"
 WANTED: Final = (
     "config.json", "preprocessor_config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
@@ -58,14 +61,27 @@ def check_installed() -> None:
         raise WeightsError(f"--engine dolphin needs {', '.join(missing)}: make setup EXTRAS=dolphin")
 
 
-def check_model(model: str, revision: str | None) -> None:
-    """Fetch the model where it is not here yet, and refuse what the engine cannot run. Raises UsageErrors."""
+def check_model(options: DolphinOptions, slots: int | None = None, *, device: bool = False) -> None:
+    """Fetch the model where it is not here yet, and refuse what the engine cannot run. Raises UsageErrors.
+
+    Args:
+        device: also that it fits this machine's device.
+    """
     check_installed()
-    folder = checkpoint_folder(model, revision)
+    folder = checkpoint_folder(options.model, options.revision)
 
     from tasks.engines.dolphin.checkpoint import Checkpoint
 
-    Checkpoint(folder).parameters()
+    checkpoint = Checkpoint(folder)
+    checkpoint.generation(options.generation)
+    checkpoint.parameters()
+    if device:
+        # In a process of its own: asking a GPU costs memory on it for as long as the asking process lives.
+        settings = ReadingSettings(folder=folder, dtype=options.dtype, slots=slots)
+        command = [sys.executable, "-m", "tasks.engines.dolphin.device", settings.model_dump_json()]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise WeightsError(done.stderr.strip().rpartition("\n")[2] or "the device cannot be asked what it has")
 
 
 def checkpoint_folder(model: str, revision: str | None = None, *, to: Path | None = None, verify: bool = False) -> Path:

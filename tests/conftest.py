@@ -21,7 +21,14 @@ from tasks.corpus.store import Store
 from tasks.corpus.store_folder import FolderStore
 from tasks.corpus.store_s3 import S3Store
 
-NEED_TORCH = ("parity/test_reader.py", "parity/test_pool.py", "parity/test_model.py", "parity/test_starvation.py")
+NEED_TORCH = (
+    "parity/test_reader.py",
+    "parity/test_pool.py",
+    "parity/test_model.py",
+    "parity/test_starvation.py",
+    "unit/test_checkpoint.py",
+    "unit/test_dolphin_device.py",
+)
 """Tests that `make test` leaves out, and says so, where EXTRAS=dolphin was never asked for."""
 collect_ignore = [] if importlib.util.find_spec("torch") else list(NEED_TORCH)
 

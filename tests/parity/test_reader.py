@@ -113,9 +113,7 @@ def test_out_of_memory_shrinks_the_batch_and_goes_on(monkeypatch: pytest.MonkeyP
                     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
                 return real(*args)
 
-            monkeypatch.setattr(which._steps, "_encode", fails) if place == "encode" else monkeypatch.setattr(
-                owner, place, fails
-            )
+            monkeypatch.setattr(owner, place, fails)
             answers = read_all(which, [request(key, *each) for key, each in enumerate(requests)])
             monkeypatch.undo()
             assert {key: answer.ids for key, answer in answers.items()} == expected

@@ -84,7 +84,9 @@ class Arena(View):
             return Place(offset, height, width, ticket)
 
     def put(self, pixels: NDArray[np.uint8]) -> Place:
-        """A copy of an image (h, w, 3). Waits for room."""
+        """A copy of an image (h, w, 3). Waits for room. ValueError for what is no image."""
+        if pixels.ndim != 3 or pixels.shape[2] != 3:
+            raise ValueError(f"no image: {pixels.shape}")  # before room is taken that nobody would give back
         place = self.take(*pixels.shape[:2])
         self.pixels(place)[:] = pixels
         return place

@@ -208,6 +208,15 @@ class Checkpoint:
                 return found
         return None
 
+    def generation(self, given: Generation | None = None) -> Generation:
+        """The given generation, else the recognised one. Raises BadCheckpoint where there is neither."""
+        found = given or self.recognised()
+        if found is None:
+            raise BadCheckpoint(
+                f"nothing tells whether {self.folder} is Dolphin 1.0 or 1.5, whose files look the same: give --generation"
+            )
+        return found
+
     def parameters(self) -> int:
         """How many numbers the weights are, by the safetensors' headers. Raises BadCheckpoint."""
         count = 0

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from tasks.corpus.failures import UsageError
-from tasks.engines.dolphin.checkpoint import ModelConfig
+from tasks.engines.dolphin.checkpoint import Checkpoint, ModelConfig
 from tasks.engines.dolphin.sequences import LONG_ROWS, SHORT
-from tasks.engines.dolphin.settings import DType
+from tasks.engines.dolphin.settings import DType, ReadingSettings
 
 _MIB: Final = 1 << 20
 _RESERVE: Final = 700 * _MIB
@@ -74,18 +75,19 @@ def plan(config: ModelConfig, device: Device, parameters: int, dtype: DType | No
     fixed = parameters * dtype.size + (_RESERVE if cuda else 300 * _MIB)
     an_image = config.encoder.side**2 * _STATES_PER_PIXEL * dtype.size // (config.encoder.patch_size // 4 or 1)
     row, long_row = (_row(config, dtype, length) for length in (SHORT, config.decoder.max_position_embeddings))
-    while images > 1 and fixed + images * an_image + row + long_row > device.memory:
-        images //= 2
-    left = device.memory - fixed - images * an_image
     most = _MOST_ON_CUDA if cuda else _MOST_ON_CPU
     wanted = slots or most
 
     def needs(count: int) -> int:
         return count * row + min(count, LONG_ROWS) * long_row
 
+    # Sequences come before images: all that were asked for, else four for each image.
+    while images > 1 and fixed + images * an_image + needs(slots or 4 * images) > device.memory:
+        images -= 1
+    left = device.memory - fixed - images * an_image
     fitting = max((count for count in range(1, wanted + 1) if needs(count) <= left), default=0)
     if not fitting or (slots and fitting < slots):
-        total = fixed + images * an_image + needs(slots or 1)
+        total = fixed + images * an_image + needs(slots if slots and fitting else 1)
         what = f"--slots {slots}" if slots and fitting else "the model"
         remedy = f"; --slots {fitting} fits" if fitting else "; use a device with more, or stop what else uses it"
         raise DoesNotFit(
@@ -127,3 +129,20 @@ def _free_memory() -> int:
     with contextlib.suppress(OSError, ValueError):
         free = min(free, int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
     return max(0, free)
+
+
+def main(settings: ReadingSettings) -> int:
+    """`python -m tasks.engines.dolphin.device SETTINGS`: does the model fit here? 2 and one line on stderr if not."""
+    try:
+        checkpoint = Checkpoint(settings.folder)
+        device = find(settings.device)
+        chosen = plan(checkpoint.config, device, checkpoint.parameters(), settings.dtype, settings.slots)
+    except UsageError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    sys.stdout.write(f"{chosen.line(device)}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(ReadingSettings.model_validate_json(sys.argv[1])))

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from tasks.engines.dolphin.boxes import Frame
-from tasks.engines.dolphin.checkpoint import BadCheckpoint, Checkpoint
+from tasks.engines.dolphin.checkpoint import Checkpoint
 from tasks.engines.dolphin.device import Device, Plan, find, plan
 from tasks.engines.dolphin.edges import Edges
 from tasks.engines.dolphin.grammar import Generation, Prompt
@@ -77,9 +77,7 @@ def check(
 ) -> GpuReport:
     """Run all checks on rendered pages, RGB. Raises UsageErrors about the model and the device."""
     checkpoint = Checkpoint(folder)
-    found = generation or checkpoint.recognised()
-    if found is None:
-        raise BadCheckpoint(f"nothing tells whether {folder} is Dolphin 1.0 or 1.5: give --generation")
+    found = checkpoint.generation(generation)
     where = find(device)
     exact, fast = (_plan(checkpoint, where, dtype, slots) for dtype in (DType.FLOAT32, None))
     say(fast.line(where))

@@ -14,6 +14,7 @@ import tempfile
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -40,6 +41,18 @@ _CROP_BYTES: Final = 8 << 20
 _SLOTS_A_PAGE: Final = 6
 """A page has some 20 elements, of which a third is being read while the others were or will be."""
 _MOST_PAGES: Final = 48
+
+
+@dataclass(slots=True)
+class _Document:
+    """One document in hand."""
+
+    name: str
+    """Figures are named after it."""
+    figures: Path
+    pages: list[Future[ReadPage]] = field(default_factory=list)
+    over: threading.Event = field(default_factory=threading.Event)
+    """It failed, or is done: pages need not be read any further."""
 
 
 class DolphinPool:
@@ -154,9 +167,10 @@ class DolphinPool:
             Aborted: by `kill`.
             EngineLost: the engine's processes do not stay alive.
         """
-        pages: list[Future[ReadPage]] = []
+        document = _Document(Path(name).stem, assets)
+        pages = document.pages
         try:
-            self._render(pdf, passwords, pages, assets, Path(name).stem, on_page)
+            self._render(pdf, passwords, document, on_page)
             found = []
             for future in pages:
                 found.append(future.result())
@@ -167,8 +181,7 @@ class DolphinPool:
                 raise Aborted("the engine was stopped") from None
             raise
         finally:
-            for future in pages:
-                future.cancel()
+            document.over.set()
             # Whoever removes the folder must not do so below a page that still writes to it.
             wait(pages)
 
@@ -225,12 +238,12 @@ class DolphinPool:
         self,
         pdf: Path,
         passwords: list[str],
-        pages: list[Future[ReadPage]],
-        figures: Path,
-        name: str,
+        document: _Document,
         on_page: Callable[[int, int], None],
     ) -> None:
         """Render all pages and have them read; a page over its limits is a gap, like one that cannot be rendered."""
+
+        pages = document.pages
 
         def take(page: RenderedPage) -> None:
             if page.gap is None:
@@ -242,7 +255,7 @@ class DolphinPool:
                     self._room.release()
                     raise
                 assert self._threadpool is not None
-                pages.append(self._threadpool.submit(self._read_page, page.number, place, figures, name))
+                pages.append(self._threadpool.submit(self._read_page, page.number, place, document))
             else:
                 pages.append(_done(ReadPage(number=page.number, gap=page.gap)))
             on_page(page.number, page.pages)
@@ -303,11 +316,11 @@ class DolphinPool:
 
     # -- reading --------------------------------------------------------------------------------------------------
 
-    def _read_page(self, number: int, place: Place, figures: Path, name: str) -> ReadPage:
+    def _read_page(self, number: int, place: Place, document: _Document) -> ReadPage:
         """One page, whatever happens to it: a gap if it fails. Raises EngineLost, ArenaClosed."""
         waiting: list[Future[ReadText]] = []
         try:
-            return self._read(number, place, figures, name, waiting)
+            return self._read(number, place, document, waiting)
         except ConversionError as error:
             return ReadPage(number=number, width=place.width, height=place.height, gap=error.failure.message)
         finally:
@@ -316,15 +329,17 @@ class DolphinPool:
                 self._device.cancel(waiting)
             self._room.release()
 
-    def _read(self, number: int, place: Place, figures: Path, name: str, waiting: list[Future[ReadText]]) -> ReadPage:
+    def _read(self, number: int, place: Place, document: _Document, waiting: list[Future[ReadText]]) -> ReadPage:
         layout = self._submit(Prompt.LAYOUT, place, None, waiting).result()
         assert self._preparers is not None
         entries = self._preparers.request({"op": "elements", "page": place, "layout": layout.text})
         found: list[tuple[dict[str, Any], Future[ReadText] | str]] = []
         for entry in entries:
+            if document.over.is_set():
+                raise ConversionError.of(Category.ENGINE, Phase.CONVERT, "the document's conversion has ended")
             if entry["prompt"] is None:
-                figure = result.figure_name(name, number, entry["order"])
-                file = str(figures / figure)
+                figure = result.figure_name(document.name, number, entry["order"])
+                file = str(document.figures / figure)
                 self._preparers.request({"op": "figure", "page": place, "box": entry["crop"], "file": file})
                 found.append((entry, figure))
             else:

@@ -373,7 +373,7 @@ class Reader:
                     )
                     for rows, length in sizes
                 ]
-                self._steps = Steps(self._model, self._lanes, compiled=self._compiled)
+                self._steps = Steps(self._model, self._lanes, images=self.images, compiled=self._compiled)
             except (RuntimeError, MemoryError) as error:
                 self._halve(error)
             else:

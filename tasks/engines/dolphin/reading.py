@@ -17,7 +17,7 @@ from tasks.corpus.failures import PdfFlowsError
 from tasks.engines import confine, frames
 from tasks.engines.child import line_of, send, take_pipes
 from tasks.engines.dolphin.arena import Place, View
-from tasks.engines.dolphin.checkpoint import BadCheckpoint, Checkpoint
+from tasks.engines.dolphin.checkpoint import Checkpoint
 from tasks.engines.dolphin.device import find, plan
 from tasks.engines.dolphin.grammar import Generation, Prompt
 from tasks.engines.dolphin.reader import Answer, Reader, Request
@@ -57,11 +57,7 @@ def load(settings: ReadingSettings) -> tuple[Reader, Checkpoint, Loaded]:
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     checkpoint = Checkpoint(settings.folder)
-    generation = settings.generation or checkpoint.recognised()
-    if generation is None:
-        raise BadCheckpoint(
-            f"nothing tells whether {settings.folder} is Dolphin 1.0 or 1.5, whose files look the same: give --generation"
-        )
+    generation = checkpoint.generation(settings.generation)
     device = find(settings.device)
     chosen = plan(checkpoint.config, device, checkpoint.parameters(), settings.dtype, settings.slots)
     # Imported late: a refusal should not wait for it.

@@ -7,19 +7,29 @@ fetch in reader.py (docs/engines.md: never run on a GPU).
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
 import torch
 from torch import Tensor
 
+from tasks.engines import memory
 from tasks.engines.dolphin.mbart import Cache
 from tasks.engines.dolphin.model import Model
 from tasks.engines.dolphin.picker import Picker
 
-WINDOW: Final = 64
-"""Windows of the cache come in multiples of this: masked places change no result, and there are fewer shapes."""
+_WINDOWS: Final = ((512, 64), (1024, 128), (1 << 20, 512))
+"""Up to a length, windows of the cache come in multiples of a number: masked places change no result, and shapes are few."""
 _ROWS: Final = 8
+
+_log = logging.getLogger(__name__)
+
+
+def window_of(length: int, most: int) -> int:
+    """How many positions to look at for `length` that are taken, `most` being there."""
+    multiple = next(multiple for limit, multiple in _WINDOWS if length <= limit)
+    return min(-(-length // multiple) * multiple, most)
 
 
 class Batch(Protocol):
@@ -39,24 +49,35 @@ class Steps:
     """Encodes, and steps through batches.
 
     Args:
+        images: that are encoded at a time; only batches of this size are compiled, since each size costs a minute.
         compiled: compile the encoder and replay steps as graphs (CUDA only).
     """
 
-    def __init__(self, model: Model, batches: Sequence[Batch], *, compiled: bool) -> None:
+    def __init__(self, model: Model, batches: Sequence[Batch], *, images: int = 1, compiled: bool) -> None:
         self._model = model
         self._batches = batches
         self._graphs: dict[tuple[int, int, int], Any] | None = {} if compiled else None
         self._pool: Any = None
-        self._encode: Callable[[Tensor], Tensor] = torch.compile(model.encode) if compiled else model.encode
+        self._images = images
+        self._compiled: Callable[[Tensor], Tensor] | None = torch.compile(model.encode) if compiled else None
 
     def encode(self, images: Tensor) -> Tensor:
         """States of uint8 images (n, side, side, 3)."""
-        return self._encode(images)
+        if self._compiled is not None and len(images) == self._images:
+            try:
+                return self._compiled(images)
+            except Exception as error:
+                if memory.error_says_so(error):
+                    raise
+                # Images without a C compiler are common; the eager encoder is the same, only slower.
+                _log.warning("The encoder is not compiled: %s", " ".join(str(error).split())[:200])
+                self._compiled = None
+        return self._model.encode(images)
 
     def step(self, number: int, rows: int, length: int) -> Tensor:
         """One more token for the first `rows` rows of a batch, none of whose positions is `length` or more; the tokens (rows)."""
         batch = self._batches[number]
-        window = min(-(-length // WINDOW) * WINDOW, batch.cache.length)
+        window = window_of(length, batch.cache.length)
         if self._graphs is None:
             return self._run(batch, rows, window)
         rows = min(-(-rows // _ROWS) * _ROWS, batch.cache.rows)
