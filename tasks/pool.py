@@ -52,6 +52,10 @@ class Pool(Protocol):
         """
         ...
 
+    def appetite(self, timeout: float) -> bool:
+        """Whether another document would be begun soon; waits for it up to `timeout` seconds."""
+        ...
+
     def kill(self) -> None:
         """Abort what is in hand."""
         ...
@@ -122,6 +126,10 @@ class SandboxPool:
             yield free
         finally:
             self._free.put(free)
+
+    def appetite(self, timeout: float) -> bool:
+        """Always: there are not more documents than `documents`."""
+        return True
 
     def kill(self) -> None:
         """Abort what the children are doing."""

@@ -244,6 +244,7 @@ class Worker:
         candidates = self._candidates
         for row, n in self._next(candidates):
             room.acquire()
+            self._wait_for_appetite()
             if self._stopping is not None:
                 room.release()
                 return
@@ -255,6 +256,11 @@ class Worker:
                 room.release()
                 continue
             yield row, claim
+
+    def _wait_for_appetite(self) -> None:
+        """What is claimed before the engine wants it is kept from other workers."""
+        while self._stopping is None and self._pool is not None and not self._pool.appetite(1.0):
+            continue
 
     def _next(self, candidates: Candidates) -> Iterator[tuple[Row, int]]:
         yield from candidates.own()

@@ -48,6 +48,7 @@ from tasks.engines.dolphin.grammar import Prompt
 from tasks.engines.dolphin.images import canvas, prepare
 from tasks.engines.dolphin.model import Model
 from tasks.engines.dolphin.picker import Picker
+from tasks.engines.dolphin.pool import pages_in_flight
 from tasks.engines.dolphin.reader import Reader, Request
 
 HERE = Path(__file__).resolve().parent
@@ -390,7 +391,7 @@ def run_own(
         GivenStates(ours, states),  # type: ignore[arg-type]
         checkpoint, slots=slots, images=images, stop_loops=False, picker=make,
     )  # fmt: skip
-    in_flight = slots // 6 + 2
+    in_flight = pages_in_flight(slots)
     pages = max(script.page for script in scripts) + 1
     left = {page: sum(script.page == page for script in scripts) for page in range(pages)}
     waiting = list(range(pages))

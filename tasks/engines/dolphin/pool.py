@@ -38,9 +38,7 @@ ENGINE_VERSION: Final = "1"
 PAGE_BYTES: Final = (MODEL_SIDE + 4) ** 2 * 3
 _CROP_BYTES: Final = 8 << 20
 """Room for the prepared crops of a page in flight."""
-_SLOTS_A_PAGE: Final = 6
-"""A page has some 20 elements, of which a third is being read while the others were or will be."""
-_MOST_PAGES: Final = 48
+_MOST_PAGES: Final = 96
 
 
 @dataclass(slots=True)
@@ -90,6 +88,7 @@ class DolphinPool:
         self._stopped = threading.Event()
         self._free: list[tuple[Sandbox, Path]] = []
         self._given = threading.Condition()
+        self._unrendered = 0
         self._sandboxes: list[Sandbox] = []
         for number in range(sandboxes):
             place = scratch / f"slot-{number}"
@@ -120,8 +119,7 @@ class DolphinPool:
         Raises ConversionError (ENGINE) where the model or a sandbox cannot be loaded, UsageErrors about the model, EngineLost.
         """
         folder = self._folder()
-        slots = self._slots or 128
-        pages = self._pages or min(_MOST_PAGES, slots // _SLOTS_A_PAGE + 2)
+        pages = self._pages or pages_in_flight(self._slots or 128)
         arena = self._arena = Arena(pages * (PAGE_BYTES + _CROP_BYTES))
         place = self._scratch / "device"
         place.mkdir()
@@ -169,8 +167,15 @@ class DolphinPool:
         """
         document = _Document(Path(name).stem, assets)
         pages = document.pages
+        with self._given:
+            self._unrendered += 1
         try:
-            self._render(pdf, passwords, document, on_page)
+            try:
+                self._render(pdf, passwords, document, on_page)
+            finally:
+                with self._given:
+                    self._unrendered -= 1
+                    self._given.notify_all()
             found = []
             for future in pages:
                 found.append(future.result())
@@ -184,6 +189,14 @@ class DolphinPool:
             document.over.set()
             # Whoever removes the folder must not do so below a page that still writes to it.
             wait(pages)
+
+    def appetite(self, timeout: float) -> bool:
+        """Whether another document is wanted: as soon as not many wait to be rendered. Waits for it up to `timeout` seconds.
+
+        One-page documents are many in flight at a time, long ones few: nothing is claimed that others could convert sooner.
+        """
+        with self._given:
+            return self._given.wait_for(lambda: self._unrendered < len(self._sandboxes) + 1, timeout)
 
     def kill(self) -> None:
         """Abort what is in hand: `convert` raises Aborted."""
@@ -217,7 +230,7 @@ class DolphinPool:
     def _begin(self, arena: Arena, loaded: Loaded, pages: int) -> None:
         """Now that the model's needs are known."""
         self._side = loaded.side
-        pages = min(pages, loaded.slots // _SLOTS_A_PAGE + 2) if self._pages is None else pages
+        pages = min(pages, pages_in_flight(loaded.slots)) if self._pages is None else pages
         self._room = threading.Semaphore(pages)
         self._threadpool = ThreadPoolExecutor(pages, thread_name_prefix="page")
         settings = {
@@ -282,7 +295,7 @@ class DolphinPool:
             shutil.rmtree(folder, ignore_errors=True)
             with self._given:
                 self._free.append((sandbox, place))
-                self._given.notify()
+                self._given.notify_all()
         if pages and all(future.done() and future.result().gap is not None for future in pages):
             why = pages[0].result().gap or ""
             raise ConversionError.of(Category.DAMAGED, Phase.CONVERT, f"no page can be rendered: {why}")
@@ -418,6 +431,15 @@ def _published(figure: Path) -> str:
     """The name that it is published under, beside the JSON."""
     with figure.open("rb") as content:
         return f"{hashlib.file_digest(content, 'sha256').hexdigest()}.png"
+
+
+def pages_in_flight(slots: int) -> int:
+    """How many pages keep so many slots taken.
+
+    A page has some 1,000 tokens and takes at least 300 steps for its layout and then as many as its longest element
+    needs: it keeps one or two rows busy on average, not the 20 that it has elements.
+    """
+    return min(_MOST_PAGES, slots * 2 // 3 + 2)
 
 
 def _done(page: ReadPage) -> Future[ReadPage]:
