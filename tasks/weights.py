@@ -72,9 +72,7 @@ def check_model(options: DolphinOptions, slots: int | None = None, *, device: bo
 
     from tasks.engines.dolphin.checkpoint import Checkpoint
 
-    checkpoint = Checkpoint(folder)
-    checkpoint.generation(options.generation)
-    checkpoint.parameters()
+    Checkpoint(folder).parameters()
     if device:
         # In a process of its own: asking a GPU costs memory on it for as long as the asking process lives.
         settings = ReadingSettings(folder=folder, dtype=options.dtype, slots=slots)

@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import re
+import textwrap
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeVar
 
@@ -208,24 +209,27 @@ class Checkpoint:
                 return found
         return None
 
-    def generation(self, given: Generation | None = None) -> Generation:
-        """The given generation, else the recognised one. Raises BadCheckpoint where there is neither."""
-        found = given or self.recognised()
-        if found is None:
-            raise BadCheckpoint(
-                f"nothing tells whether {self.folder} is Dolphin 1.0 or 1.5, whose files look the same: give --generation"
-            )
-        return found
-
     def parameters(self) -> int:
         """How many numbers the weights are, by the safetensors' headers. Raises BadCheckpoint."""
         count = 0
         for path in self.weights:
             try:
                 with path.open("rb") as file:
-                    header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+                    length = int.from_bytes(file.read(8), "little")
+                    if len(text := file.read(length)) != length:
+                        raise ValueError  # noqa: TRY301
+                header = json.loads(text)
                 count += sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
-            except (OSError, ValueError, OverflowError, MemoryError, KeyError, TypeError, AttributeError):
+            except (
+                OSError,
+                ValueError,
+                KeyError,
+                TypeError,
+                AttributeError,
+                OverflowError,
+                MemoryError,
+                RecursionError,
+            ):
                 raise BadCheckpoint(
                     f"{path} is damaged or incomplete: its header cannot be read (fetch it again)"
                 ) from None
@@ -242,13 +246,16 @@ class Checkpoint:
     def _weight_files(self) -> list[Path]:
         if (self.folder / INDEX).is_file():
             index = _json(self.folder / INDEX)
-            names = sorted(set(index.get("weight_map", {}).values())) if isinstance(index, dict) else []
-            if any(not isinstance(name, str) or Path(name).name != name for name in names):
-                raise BadCheckpoint(f"{INDEX} names files outside of the folder")
-            files = [self.folder / name for name in names]
+            weight_map = index.get("weight_map") if isinstance(index, dict) else None
+            names = list(weight_map.values()) if isinstance(weight_map, dict) else []
+            for name in names:
+                if not isinstance(name, str) or Path(name).name != name:
+                    raise BadCheckpoint(f"{INDEX} names files outside of the folder: {name!r}")
+            files = [self.folder / name for name in sorted(set(names))]
         else:
             files = [self.folder / WEIGHTS]
-        if not files or (missing := [file.name for file in files if not file.is_file()]):
+        missing = [file.name for file in files if not file.is_file()]
+        if missing or not files:
             others = [path.name for path in self.folder.glob("*.bin")] + [
                 path.name for path in self.folder.glob("*.pt")
             ]
@@ -296,7 +303,7 @@ def check_config(folder: Path) -> ModelConfig:
 def _json(path: Path) -> Any:
     try:
         return json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BadCheckpoint(f"{path} cannot be read as JSON: {error}") from None
 
 
@@ -311,12 +318,15 @@ def _read(path: Path, model: type[_Model]) -> _Model:
         return model.model_validate(found)
     except ValidationError as error:
         where, why = bad_field(error)
-        raise BadCheckpoint(f"not a Dolphin 1.0 or 1.5 checkpoint: {path}: {where}: {why}") from None
+        why = textwrap.shorten(why, 160, placeholder=" ...")  # a missing field is shown with all that surrounds it
+        raise BadCheckpoint(
+            f"not a Dolphin 1.0 or 1.5 checkpoint: {path}: {f'{where}: ' if where else ''}{why}"
+        ) from None
 
 
 _SIGNS: Final = (
-    (Generation.V1_5, re.compile(r"dolphin[-_ ]?v?1[._]?5|(?<![\d.])v?1[._]5(?![\d.])|(?<![a-z\d])v15(?!\d)", re.IGNORECASE)),
-    (Generation.V1_0, re.compile(r"dolphin[-_ ]?v?1[._]?0|(?<![\d.])v?1[._]0(?![\d.])|(?<![a-z\d])v10(?!\d)", re.IGNORECASE)),
+    (Generation.V1_5, re.compile(r"dolphin[-_ ]?v?1[._]?5(?!\d)|(?<![\d.])v?1[._]5(?![\d.])|(?<![a-z\d])v15(?!\d)", re.I)),
+    (Generation.V1_0, re.compile(r"dolphin[-_ ]?v?1[._]?0(?!\d)|(?<![\d.])v?1[._]0(?![\d.])|(?<![a-z\d])v10(?!\d)", re.I)),
 )  # fmt: skip
 
 

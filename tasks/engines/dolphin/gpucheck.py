@@ -27,6 +27,7 @@ from tasks.engines.dolphin.images import Prepared, prepare
 from tasks.engines.dolphin.model import Model
 from tasks.engines.dolphin.page import elements
 from tasks.engines.dolphin.preparing import cut, padded
+from tasks.engines.dolphin.probe import generation_of
 from tasks.engines.dolphin.reader import Reader, Request
 from tasks.engines.dolphin.reading import PENALTY_1_0
 from tasks.engines.dolphin.settings import DeviceKind, DType
@@ -77,12 +78,13 @@ def check(
 ) -> GpuReport:
     """Run all checks on rendered pages, RGB. Raises UsageErrors about the model and the device."""
     checkpoint = Checkpoint(folder)
-    found = checkpoint.generation(generation)
     where = find(device)
     exact, fast = (_plan(checkpoint, where, dtype, slots) for dtype in (DType.FLOAT32, None))
     say(fast.line(where))
     _Check.precise()
-    ours = _Check(checkpoint, found, where, exact)
+    model = Model(checkpoint, torch.device(where.kind), torch.float32)
+    found = generation_of(model, checkpoint, generation)
+    ours = _Check(checkpoint, found, model, exact)
     asked = ours.requests(pages)
     say(f"{len(pages)} pages, {len(asked)} requests")
     eager, _, _ = ours.read(asked, compiled=False)
@@ -93,10 +95,10 @@ def check(
     say("float32 read in four ways")
     texts = [checkpoint.tokenizer.text(prompt, ids) for (prompt, _), ids in zip(asked, eager, strict=True)]
     if where.kind == DeviceKind.CUDA:
-        del ours
+        del ours, model
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    quick = _Check(checkpoint, found, where, fast)
+    quick = _Check(checkpoint, found, Model(checkpoint, torch.device(where.kind), getattr(torch, fast.dtype)), fast)
     quick.read(asked)  # captures the graphs
     read, seconds, _ = quick.read(asked)
     others = [checkpoint.tokenizer.text(prompt, ids) for (prompt, _), ids in zip(asked, read, strict=True)]
@@ -122,9 +124,8 @@ def check(
 class _Check:
     """One model in one dtype, read with in several ways."""
 
-    def __init__(self, checkpoint: Checkpoint, generation: Generation, where: Device, chosen: Plan) -> None:
-        self._checkpoint, self._generation, self._plan = checkpoint, generation, chosen
-        self._model = Model(checkpoint, torch.device(where.kind), getattr(torch, chosen.dtype))
+    def __init__(self, checkpoint: Checkpoint, generation: Generation, model: Model, chosen: Plan) -> None:
+        self._checkpoint, self._generation, self._model, self._plan = checkpoint, generation, model, chosen
         self.rows = 0.0
 
     @staticmethod

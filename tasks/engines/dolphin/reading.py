@@ -57,17 +57,18 @@ def load(settings: ReadingSettings) -> tuple[Reader, Checkpoint, Loaded]:
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     checkpoint = Checkpoint(settings.folder)
-    generation = checkpoint.generation(settings.generation)
     device = find(settings.device)
     chosen = plan(checkpoint.config, device, checkpoint.parameters(), settings.dtype, settings.slots)
     # Imported late: a refusal should not wait for it.
     from tasks.engines.dolphin.model import Model
+    from tasks.engines.dolphin.probe import generation_of
 
     if device.kind == DeviceKind.CUDA:
         # float32 means float32: parity with upstream is promised in it.
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = False
     model = Model(checkpoint, torch.device(device.kind), getattr(torch, chosen.dtype))
+    generation = generation_of(model, checkpoint, settings.generation)
     reader = Reader(
         model,
         checkpoint,

@@ -86,6 +86,6 @@ def _settings(folder: Path) -> dict[str, Any]:
         found = json.loads((folder / "tokenizer_config.json").read_bytes())
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BadTokenizer(f"{folder / 'tokenizer_config.json'} cannot be read as JSON: {error}") from None
     return found if isinstance(found, dict) else {}
