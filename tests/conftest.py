@@ -26,8 +26,10 @@ NEED_TORCH = (
     "parity/test_pool.py",
     "parity/test_model.py",
     "parity/test_starvation.py",
+    "parity/test_engine_kills.py",
     "unit/test_checkpoint.py",
     "unit/test_dolphin_device.py",
+    "unit/test_weights.py",
 )
 """Tests that `make test` leaves out, and says so, where EXTRAS=dolphin was never asked for."""
 collect_ignore = [] if importlib.util.find_spec("torch") else list(NEED_TORCH)

@@ -100,8 +100,8 @@ def test_out_of_memory_shrinks_the_batch_and_goes_on(monkeypatch: pytest.MonkeyP
     """Wherever memory runs out, every request is answered, as ever; the batch is smaller afterwards."""
     requests = prepared("1.5")
     expected = {key: asked.ids for key, (asked, _) in enumerate(requests)}
-    for place in ("encode", "prefill", "step"):
-        for when in (1, 3, 9):
+    for place, instants in (("encode", (1, 3, 9)), ("prefill", (1, 2)), ("step", (1, 3, 9))):
+        for when in instants:
             which = reader("1.5", slots=16, images=4)
             _, model = loaded("1.5")
             owner = model if place == "encode" else model.decoder

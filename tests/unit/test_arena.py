@@ -37,12 +37,13 @@ def of_units(count: int) -> tuple[int, int]:
 
 def at_once(arena: Arena, count: int) -> Place:
     """Take `count` units; an error, not a test that hangs, where it would have to wait."""
-    alarm = threading.Timer(5, arena.close)
-    alarm.start()
-    try:
+
+    def wait() -> None:
+        raise AssertionError(f"there is no room for {count} units")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(arena._changed, "wait", wait)
         return arena.take(*of_units(count))
-    finally:
-        alarm.cancel()
 
 
 class Uses(RuleBasedStateMachine):

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from tasks.engines.dolphin.checkpoint import DecoderConfig, EncoderConfig, ModelConfig
 from tasks.engines.dolphin.device import Device, DoesNotFit, Plan, plan
+from tasks.engines.dolphin.sequences import LONG_ROWS, SHORT
 from tasks.engines.dolphin.settings import DType
 
 GIB, MIB = 1 << 30, 1 << 20
@@ -128,6 +129,13 @@ def test_fewer_images_at_a_time_where_there_is_little_memory() -> None:
 def test_no_more_images_than_slots() -> None:
     assert planned(gpu(15), slots=1)[1:3] == (1, 1)
     assert planned(gpu(15), slots=3)[1:3] == (3, 3)
+
+
+def test_what_a_plan_needs_covers_weights_and_caches() -> None:
+    a_token = 10 * 2 * 1024 * 2  # layers, key and value, width, bytes
+    for slots in (1, 3, 4, 5, 128):
+        caches = slots * (SHORT + 784) * a_token + min(slots, LONG_ROWS) * (4096 + 784) * a_token
+        assert planned(gpu(78), slots=slots).needs > PARAMETERS * 2 + caches
 
 
 DEVICES = st.builds(

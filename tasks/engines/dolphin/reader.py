@@ -242,12 +242,15 @@ class Reader:
     # -- what is done ---------------------------------------------------------------------------------------------
 
     def _advance(self) -> list[Answer]:
-        main = self._lanes[0]
         if self._waiting:
-            free, wanted = main.free, min(self.images, len(self._waiting))
-            if len(free) >= wanted:
+            free = self._lanes[0].free
+            # Whole batches of images, or all that there are: one image alone costs a GPU more than its share.
+            count = min(len(free), len(self._waiting))
+            if count < len(self._waiting):
+                count -= count % self.images
+            if count:
                 self._admitting = True
-                self._admit([self._waiting[index] for index in range(wanted)], free[:wanted])
+                self._admit([self._waiting[index] for index in range(count)], free[:count])
                 self._admitting = False
         else:
             for lane in self._lanes:
@@ -265,14 +268,14 @@ class Reader:
         return answers
 
     def _admit(self, requests: list[Request], rows: list[int]) -> None:
+        """Encode the images, some at a time, and let all prompts together into their rows."""
         began = time.perf_counter()
         lane, device = self._lanes[0], self._model.device
-        images = torch.zeros((len(requests), self._side, self._side, 3), dtype=torch.uint8, device=device)
-        for image, request in zip(images, requests, strict=True):
-            height, width, _ = request.pixels.shape
-            pixels = torch.from_numpy(np.ascontiguousarray(request.pixels)).to(device)
-            image[request.top : request.top + height, request.left : request.left + width] = pixels
-        self._model.decoder.remember(self._steps.encode(images), lane.cache, rows)
+        for start in range(0, len(requests), self.images):
+            some = requests[start : start + self.images]
+            states = self._steps.encode(self._images(some))
+            self._model.decoder.remember(states, lane.cache, rows[start : start + len(some)])
+            self.stats.encodes += 1
         sequences = [_Sequence(request, self._prompts[request.prompt]) for request in requests]
         lengths = [len(sequence.prompt) for sequence in sequences]
         longest = max(lengths)
@@ -291,8 +294,16 @@ class Reader:
             lane.sequences[row] = sequence
         self._launched.append((fetched, list(enumerate(sequences))))
         self.stats.images += len(requests)
-        self.stats.encodes += 1
         self.stats.encode_seconds += time.perf_counter() - began
+
+    def _images(self, requests: list[Request]) -> Tensor:
+        """uint8 (n, side, side, 3): the pixels in their places."""
+        images = torch.zeros((len(requests), self._side, self._side, 3), dtype=torch.uint8, device=self._model.device)
+        for image, request in zip(images, requests, strict=True):
+            height, width, _ = request.pixels.shape
+            pixels = torch.from_numpy(np.ascontiguousarray(request.pixels)).to(images.device)
+            image[request.top : request.top + height, request.left : request.left + width] = pixels
+        return images
 
     def _step(self, number: int, lane: _Lane) -> None:
         began = time.perf_counter()
