@@ -74,7 +74,8 @@ def test_the_copy_is_a_checkpoint(folder: Path) -> None:
     for name in ("generation_config.json", "tokenizer_config.json", "special_tokens_map.json"):
         (folder / name).unlink()
     assert not Checkpoint(folder).ends_forced
-    assert checkpoint.fingerprint() == Checkpoint(ORIGINAL).fingerprint()
+    # Whether the end is forced, and texts are cleaned up, decides what comes out.
+    assert checkpoint.fingerprint() != Checkpoint(ORIGINAL).fingerprint()
 
 
 # -- files -----------------------------------------------------------------------------------------------------------

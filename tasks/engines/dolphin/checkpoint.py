@@ -112,6 +112,7 @@ class DecoderConfig(_Part):
     max_position_embeddings: int = Field(1024, ge=32)
     activation_function: Literal["gelu"] = "gelu"
     scale_embedding: bool = False
+    tie_word_embeddings: Literal[True] = True
     add_cross_attention: Literal[True] = True
 
 
@@ -201,7 +202,8 @@ class Checkpoint:
     def recognised(self) -> Generation | None:
         """The generation that a name in the path or the model card tells; the architecture is the same for both."""
         card = self.folder / "README.md"
-        texts = [self.folder.name, self.folder.parent.name, str(self.folder)]
+        # Hugging Face's cache has the model's name three folders up.
+        texts = [folder.name for folder in (self.folder, *self.folder.parents[:2])]
         if card.is_file():
             texts.insert(0, card.read_text(encoding="utf-8", errors="replace")[:2000])
         for text in texts:
@@ -229,7 +231,8 @@ class Checkpoint:
     def fingerprint(self) -> str:
         """sha256 over the files that decide the output: part of a page's identity. Reads all weights."""
         whole = hashlib.sha256()
-        for path in sorted([*(self.folder / name for name in FILES), *self.weights]):
+        deciding = [self.folder / name for name in (*FILES, "generation_config.json", "tokenizer_config.json")]
+        for path in sorted([*(path for path in deciding if path.is_file()), *self.weights]):
             with path.open("rb") as file:
                 whole.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
         return whole.hexdigest()
@@ -316,8 +319,8 @@ def _read(path: Path, model: type[_Model]) -> _Model:
 
 
 _SIGNS: Final = (
-    (Generation.V1_5, re.compile(r"dolphin[-_ ]?v?1[._]?5(?!\d)|(?<![\d.])v?1[._]5(?![\d.])|(?<![a-z\d])v15(?!\d)", re.I)),
-    (Generation.V1_0, re.compile(r"dolphin[-_ ]?v?1[._]?0(?!\d)|(?<![\d.])v?1[._]0(?![\d.])|(?<![a-z\d])v10(?!\d)", re.I)),
+    (Generation.V1_5, re.compile(r"dolphin[-_ ]?v?1[._]?5(?!\d)|(?<![\d.])v?1[._]5(?![\da-z.])|(?<![a-z\d])v15(?!\d)", re.I)),
+    (Generation.V1_0, re.compile(r"dolphin[-_ ]?v?1[._]?0(?!\d)|(?<![\d.])v?1[._]0(?![\da-z.])|(?<![a-z\d])v10(?!\d)", re.I)),
 )  # fmt: skip
 
 
