@@ -266,9 +266,10 @@ class DocumentConverter:
             with pdf.open("rb") as file:
                 state.source_sha256 = hashlib.file_digest(file, "sha256").hexdigest()
             begun = time.monotonic()
-            result = self._pool.convert(
-                pdf, row.key, self._passwords, assets, lambda page, pages: self._on_page(row, page, pages)
-            )
+            with local_disk():
+                result = self._pool.convert(
+                    pdf, row.key, self._passwords, assets, lambda page, pages: self._on_page(row, page, pages)
+                )
             state.seconds["engine"] = result.seconds or time.monotonic() - begun
             begun = time.monotonic()
             record = self._publish(row, claim, result, state)

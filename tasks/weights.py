@@ -52,6 +52,8 @@ class Fetched(BaseModel):
     revision: str
     files: dict[str, str]
     """Name to sha256."""
+    asked: str | None = None
+    """The revision by the name that was given, e.g. of a branch."""
 
 
 def check_installed() -> None:
@@ -97,7 +99,9 @@ def checkpoint_folder(model: str, revision: str | None = None, *, to: Path | Non
     if model.startswith("s3://"):
         return _from_s3(model, to, verify)
     folder = Path(model).expanduser()
-    if folder.is_dir():
+    if model and folder.is_dir():
+        if to is not None:
+            raise WeightsError(f"--to goes with a model that is fetched: {model} is a folder already")
         if verify:
             _verify(folder)
         return folder.absolute()
@@ -117,12 +121,20 @@ def models_folder() -> Path:
 
 def _from_hub(model: str, revision: str | None, to: Path | None, verify: bool) -> Path:
     kept = to or models_folder() / f"{model.replace('/', '--')}@{revision or 'main'}"
-    if (record := _record(kept)) is not None and record.model == model:
+    if (
+        (record := _record(kept)) is not None
+        and record.model == model
+        and (revision or "main") in (record.asked or "main", record.revision)
+    ):
         if verify:
             _verify(kept)
         return kept
     if to is None and (found := _in_hub_cache(model, revision)) is not None:
+        if verify:
+            _verify_hub_cache(found)
         return found
+    if to is not None:
+        _check_replaceable(to)
     if importlib.util.find_spec("huggingface_hub") is None:
         raise WeightsError(
             f"{model} is not on this machine, and fetching it needs the extra: make setup EXTRAS=dolphin"
@@ -139,6 +151,8 @@ def _from_hub(model: str, revision: str | None, to: Path | None, verify: bool) -
         info = HfApi().model_info(model, revision=revision, files_metadata=True, timeout=30)
         siblings = {file.rfilename: file for file in info.siblings or []}
         names = _wanted(model, list(siblings))
+        if "config.json" not in names:
+            raise WeightsError(f"{model} has no config.json: it is no model that this engine runs")
         kept.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".fetching-", dir=kept.parent) as temporary:
             place = Path(temporary) / "files"
@@ -150,7 +164,7 @@ def _from_hub(model: str, revision: str | None, to: Path | None, verify: bool) -
             sums = {}
             for name in names:
                 sums[name] = _check_hub_file(place / name, siblings[name])
-            return _keep(place, kept, Fetched(model=model, revision=info.sha or "", files=sums))
+            return _keep(place, kept, Fetched(model=model, revision=info.sha or "", files=sums, asked=revision))
     except GatedRepoError:
         raise WeightsError(
             f"{model} wants you to log in and to accept its terms first (huggingface-cli login)"
@@ -180,7 +194,20 @@ def _in_hub_cache(model: str, revision: str | None) -> Path | None:
         return None
     folder = Path(config).parent
     complete = all((folder / name).is_file() for name in ("preprocessor_config.json", "tokenizer.json"))
-    return folder if complete and list(folder.glob("model*.safetensors")) else None
+    # The parts of a model that is in parts may not all be there.
+    return folder if complete and (folder / "model.safetensors").is_file() else None
+
+
+def _verify_hub_cache(folder: Path) -> None:
+    """Files there are links to blobs that are named by their sums: the sha256 of large files, else git's."""
+    for path in sorted(folder.iterdir()):
+        if not any(fnmatch.fnmatchcase(path.name, pattern) for pattern in WANTED):
+            continue
+        name = path.resolve().name
+        if len(name) not in (40, 64):
+            continue  # copied, where the system has no links
+        if name != (_sha256(path) if len(name) == 64 else _git_blob(path.read_bytes())):
+            raise WeightsError(f"{path} is not what was fetched: remove it and fetch it again")
 
 
 def _check_hub_file(path: Path, told: Any) -> str:
@@ -191,11 +218,14 @@ def _check_hub_file(path: Path, told: Any) -> str:
         right = digest == told.lfs.sha256
     else:
         assert content is not None
-        blob = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
-        right = told.blob_id is None or blob == told.blob_id
+        right = told.blob_id is None or _git_blob(content) == told.blob_id
     if not right:
         raise WeightsError(f"{path.name} came with another checksum than the hub tells; try again")
     return digest
+
+
+def _git_blob(content: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
 def _from_s3(url: str, to: Path | None, verify: bool) -> Path:
@@ -212,6 +242,8 @@ def _from_s3(url: str, to: Path | None, verify: bool) -> Path:
             if verify:
                 _verify(kept)
             return kept
+        if to is not None:
+            _check_replaceable(to)
         names = _wanted(url, list(listed))
         told = Fetched.model_validate_json(store.read(RECORD)).files if RECORD in listed else {}
         kept.parent.mkdir(parents=True, exist_ok=True)
@@ -232,7 +264,10 @@ def _from_s3(url: str, to: Path | None, verify: bool) -> Path:
 
 
 def _wanted(model: str, names: list[str]) -> list[str]:
-    found = [name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in WANTED)]
+    # `*` matches slashes, too; nothing in a folder below is of the model.
+    found = [
+        name for name in names if "/" not in name and any(fnmatch.fnmatchcase(name, pattern) for pattern in WANTED)
+    ]
     if not any(name.endswith(".safetensors") for name in found):
         raise WeightsError(
             f"{model} has no model.safetensors; other formats are not read, because loading them can run code"
@@ -240,8 +275,22 @@ def _wanted(model: str, names: list[str]) -> list[str]:
     return found
 
 
+def _check_replaceable(folder: Path) -> None:
+    """Raises WeightsError for a folder with anything but a fetched model in it: putting a model there would remove it."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise WeightsError(f"--to {folder} is no folder")
+    record = _record(folder)
+    ours = set() if record is None else {RECORD, *record.files}
+    if others := sorted({path.name for path in folder.iterdir()} - ours):
+        raise WeightsError(f"--to {folder} has other files in it ({others[0]!r}): name a new folder, or an empty one")
+
+
 def _keep(place: Path, kept: Path, record: Fetched) -> Path:
     """Put a complete folder where it is looked for; a process that was faster wins."""
+    if _record(kept) == record:
+        return kept
     (place / RECORD).write_text(record.model_dump_json(indent=1))
     if kept.is_dir():
         shutil.rmtree(kept)

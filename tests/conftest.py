@@ -27,9 +27,12 @@ NEED_TORCH = (
     "parity/test_model.py",
     "parity/test_starvation.py",
     "parity/test_engine_kills.py",
+    "parity/test_engine_lost.py",
+    "flows/test_dolphin.py",
     "unit/test_checkpoint.py",
     "unit/test_dolphin_device.py",
     "unit/test_weights.py",
+    "unit/test_weights_kept.py",
 )
 """Tests that `make test` leaves out, and says so, where EXTRAS=dolphin was never asked for."""
 collect_ignore = [] if importlib.util.find_spec("torch") else list(NEED_TORCH)

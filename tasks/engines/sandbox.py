@@ -40,6 +40,10 @@ class Aborted(PdfFlowsError):
     """`Sandbox.kill` ended the conversion in hand. Says nothing about the document."""
 
 
+class OutOfTime(ConversionError):
+    """Over the document's time limit, whatever page was in hand."""
+
+
 class Sandbox:
     """Runs one engine in one child at a time. Used by one thread; `kill` may come from any.
 
@@ -144,16 +148,23 @@ class Sandbox:
         return result
 
     def render(
-        self, pdf: Path, passwords: list[str], on_page: Callable[[RenderedPage], None], *, first: int = 1
+        self,
+        pdf: Path,
+        passwords: list[str],
+        on_page: Callable[[RenderedPage], None],
+        *,
+        first: int = 1,
+        spent: float = 0.0,
     ) -> Inspection:
         """Render a document, page after page from number `first` on. Only with an engine that reads pixels.
 
         Args:
             on_page: called in this thread; a page's pixels are there while it runs, and the time it takes is not the document's.
+            spent: seconds of the document's time that went to the pages before the first one.
 
-        Raises as `convert`.
+        Raises as `convert`; OutOfTime over the document's time limit.
         """
-        reply = self._request("render", pdf, None, passwords, None, on_page=on_page, first=first)
+        reply = self._request("render", pdf, None, passwords, None, on_page=on_page, first=first, spent=spent)
         try:
             return Inspection.model_validate(reply)
         except ValidationError:
@@ -249,6 +260,7 @@ class Sandbox:
         *,
         on_page: Callable[[RenderedPage], None] | None = None,
         first: int = 1,
+        spent: float = 0.0,
     ) -> Any:
         pdf = pdf.resolve()
         for path in (pdf, *([scratch.resolve()] if scratch else [])):
@@ -280,7 +292,7 @@ class Sandbox:
             }
         )
         try:
-            reply = self._await(child, progress, on_page, first)
+            reply = self._await(child, progress, on_page, first, spent)
         except (ConversionError, Aborted):
             raise
         except BaseException:
@@ -316,11 +328,12 @@ class Sandbox:
         progress: Callable[[int, int], None] | None,
         on_page: Callable[[RenderedPage], None] | None,
         page: int,
+        spent: float,
     ) -> dict[str, Any]:
         begun = page_begun = time.monotonic()
         cpu = page_cpu = child.cpu_seconds()
         while True:
-            until_document = begun + self._limits.document_timeout
+            until_document = begun + self._limits.document_timeout - spent
             until_page = page_begun + self._limits.page_timeout
             try:
                 message = child.receive(min(until_document, until_page) - time.monotonic())
@@ -365,7 +378,8 @@ class Sandbox:
         limit = self._limits.document_timeout if whole else self._limits.page_timeout
         what = "the document's time limit" if whole else f"the time limit of page {page}"
         message = f"over {what}, {limit:g} s" + (" (the machine was busy)" if starved else "")
-        raise ConversionError.of(Category.TIMEOUT, Phase.CONVERT, message, retryable=starved, page=page)
+        kind = OutOfTime if whole else ConversionError
+        raise kind.of(Category.TIMEOUT, Phase.CONVERT, message, retryable=starved, page=page)
 
     def _died(self, child: ChildProcess, page: int) -> NoReturn:
         if self._aborted:

@@ -19,6 +19,7 @@ from tasks.corpus.ledger import Outcome
 from tasks.corpus.manifest import Row
 from tasks.corpus.runs import RunSpec
 from tasks.corpus.store import ObjectInfo
+from tasks.engines.dolphin.settings import DolphinOptions, MarkdownMode
 from tasks.engines.protocol import EngineName, Limits
 from tasks.options import Options
 from tasks.plan import Selection, freeze, open_stores, plan_run
@@ -322,6 +323,20 @@ def test_other_parameters_are_refused_for_a_named_run(new_case: Cases) -> None:
     with pytest.raises(UsageError, match="max-pages was 5000, now 7"):
         case.plan(run_id=spec.run_id, limits=Limits(memory_mb=1024, max_pages=7))
     assert case.plan(run_id=spec.run_id, workers=5, retries=9, retry_failed=True).spec == spec
+
+
+def test_other_options_of_the_engine_are_refused_for_a_named_run_and_begin_another_without(new_case: Cases) -> None:
+    """One run must not publish documents by two sets of rules."""
+    case = new_case(documents(1))
+    given = {"engine": EngineName.DOLPHIN, "dolphin": DolphinOptions()}
+    spec = case.plan(**given).spec
+    assert spec.identity.engine_options["markdown"] == "clean"
+    other = given | {"dolphin": DolphinOptions(markdown=MarkdownMode.UPSTREAM)}
+    with pytest.raises(UsageError, match="other parameters: markdown was clean, now upstream; give the same"):
+        case.plan(run_id=spec.run_id, **other)
+    assert case.plan(run_id=spec.run_id, slots=3, **given).spec == spec
+    assert case.plan(**given).spec == spec
+    assert case.plan(**other).spec.run_id != spec.run_id
 
 
 def test_no_pdfs_leave_no_run_behind(new_case: Cases) -> None:

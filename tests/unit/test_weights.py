@@ -1,582 +1,415 @@
-"""A model's files: fetched whole or not at all, checked against what their host tells, and never over what is somebody's.
-
-The hub is a small server here that talks as Hugging Face's does; S3 is moto.
-"""
+"""Model files: from a folder, from S3, from a hub that plays Hugging Face; what is wrong with them is refused in one line."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
-import socket
+import subprocess
+import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 import pytest
 from conftest import MotoS3
-from huggingface_hub import constants
-from parity.kit import checkpoint_folder as tiny
+from parity import kit
 
-from tasks.corpus.failures import UsageError
-from tasks.engines.dolphin.checkpoint import BadCheckpoint, Checkpoint
-from tasks.engines.dolphin.settings import DEFAULT_MODEL, DolphinOptions
-from tasks.weights import (
-    MODELS_VARIABLE,
-    PINNED,
-    RECORD,
-    Fetched,
-    WeightsError,
-    check_model,
-    checkpoint_folder,
-    models_folder,
-)
+from tasks import weights
+from tasks.corpus.store_s3 import S3Store
+from tasks.engines.dolphin.settings import DEFAULT_MODEL
+from tasks.weights import PINNED, RECORD, WeightsError, checkpoint_folder
 
-ORIGINAL = tiny("1.5")
-WEIGHTS = "model.safetensors"
-NEWEST = "a" * 40
-OTHER = "b" * 40
-MODEL = "someone/Dolphin-1.5"
+PDF_FLOWS = Path(sys.executable).with_name("pdf-flows")
+TINY = {path.name: path.read_bytes() for path in sorted(kit.checkpoint_folder("1.5").iterdir())}
+MODEL = "tiny/Dolphin-1.5"
+SHA = "5" * 40
 
 
-class Hub:
-    """What the server has, and what it was asked for."""
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
-    def __init__(self) -> None:
-        self.files = {file.name: file.read_bytes() for file in ORIGINAL.iterdir()}
-        self.files |= {
-            "pytorch_model.bin": b"a pickle",
-            "modeling_evil.py": b"import os",
-            "sub/model.safetensors": b"x",
-        }
-        self.told: dict[str, bytes] = {}
-        """Name to the content whose sums are told, where they are not those of what is sent."""
-        self.commits = {"main": NEWEST, NEWEST: NEWEST, OTHER: OTHER, PINNED[DEFAULT_MODEL]: PINNED[DEFAULT_MODEL]}
-        self.models = {MODEL, DEFAULT_MODEL}
-        self.gated = False
-        self.asked: list[str] = []
 
-    @property
-    def fetched(self) -> list[str]:
-        """Names of the files that were sent."""
-        return [line.rpartition("/")[2] for line in self.asked if line.startswith("GET") and "/resolve/" in line]
+def git_blob(data: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
 
-    def answer(self, path: str) -> tuple[int, dict[str, str], bytes]:
-        parts = unquote(path).strip("/").split("/")
-        if parts[0] == "api":
-            model, revision = "/".join(parts[2:4]), parts[5] if len(parts) > 5 else "main"
-        else:
-            model, revision = "/".join(parts[:2]), parts[3]
-        if model not in self.models:
-            return 401, {"X-Error-Code": "RepoNotFound"}, b"{}"
-        if self.gated:
-            return 403, {"X-Error-Code": "GatedRepo"}, b"{}"
-        commit = self.commits.get(revision)
-        if commit is None:
-            return 404, {"X-Error-Code": "RevisionNotFound"}, b"{}"
-        if parts[0] == "api":
-            facts = {"id": model, "sha": commit, "siblings": [self._sibling(name) for name in self.files]}
-            return 200, {"Content-Type": "application/json"}, json.dumps(facts).encode()
-        content = self.files["/".join(parts[4:])]
-        return 200, {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": commit}, content
 
-    def _sibling(self, name: str) -> dict[str, Any]:
-        content = self.told.get(name, self.files[name])
-        blob = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
-        found: dict[str, Any] = {"rfilename": name, "size": len(content), "blobId": blob}
-        if name.endswith(".safetensors"):
-            found["lfs"] = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 130}
-        return found
+def flipped(data: bytes) -> bytes:
+    """As long, and wrong in one byte."""
+    return data[:-9] + bytes([data[-9] ^ 1]) + data[-8:]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != RECORD}
 
 
 @pytest.fixture(autouse=True)
 def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where fetched models are kept; nothing of the user's is seen."""
-    monkeypatch.setenv(MODELS_VARIABLE, str(tmp_path / "models"))
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub-cache"))
-    return tmp_path / "models"
+    """Where fetched models are kept: never the user's own."""
+    folder = tmp_path / "models"
+    monkeypatch.setenv("PDF_FLOWS_MODELS", str(folder))
+    return folder
 
 
-def point_to(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
-    monkeypatch.setattr(constants, "ENDPOINT", url)
-    template = url + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr("huggingface_hub.file_download.HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+# -- folders --------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """A hub that answers."""
-    state = Hub()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_HEAD(self) -> None:
-            self.reply(body=False)
-
-        def do_GET(self) -> None:
-            self.reply(body=True)
-
-        def reply(self, *, body: bool) -> None:
-            path = urlsplit(self.path).path
-            state.asked.append(f"{self.command} {path}")
-            status, headers, content = state.answer(path)
-            self.send_response(status)
-            for name, value in headers.items():
-                self.send_header(name, value)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            if body:
-                self.wfile.write(content)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    point_to(monkeypatch, f"http://127.0.0.1:{server.server_port}")
-    yield state
-    server.shutdown()
-    server.server_close()
-
-
-@pytest.fixture
-def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Connections are refused."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    point_to(monkeypatch, f"http://127.0.0.1:{port}")
-
-
-def refusal(call: Callable[[], object]) -> str:
-    """The one line that it is refused with."""
-    with pytest.raises(UsageError) as caught:
-        call()
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
-
-
-def record(folder: Path) -> Fetched:
-    return Fetched.model_validate_json((folder / RECORD).read_bytes())
-
-
-def nothing_is_left(folder: Path) -> bool:
-    return not folder.is_dir() or not list(folder.iterdir())
-
-
-# -- folders ---------------------------------------------------------------------------------------------------------
-
-
-def test_a_folder_is_taken_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert checkpoint_folder(str(ORIGINAL), verify=True) == ORIGINAL
-    (tmp_path / "mine").mkdir()
+def test_a_folder_is_taken_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = shutil.copytree(kit.checkpoint_folder("1.5"), tmp_path / "mine")
+    assert checkpoint_folder(str(folder)) == folder
+    assert checkpoint_folder(str(folder), verify=True) == folder  # it says nothing of its sums
     monkeypatch.chdir(tmp_path)
-    assert checkpoint_folder("mine") == tmp_path / "mine"
+    assert checkpoint_folder("mine") == folder
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert checkpoint_folder("~/mine") == tmp_path / "mine"
+    assert checkpoint_folder("~/mine") == folder
 
 
-def test_a_folder_beats_an_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_network: None) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / MODEL).mkdir(parents=True)
-    assert checkpoint_folder(MODEL) == tmp_path / MODEL
+@pytest.mark.parametrize("model", ["", "no/such/folder", "./none", "/nowhere", "two words", "org/name/..", "a/b\n"])
+def test_what_is_neither_folder_nor_id_is_refused(model: str) -> None:
+    with pytest.raises(WeightsError, match="no such folder"):
+        checkpoint_folder(model)
 
 
-@pytest.mark.parametrize(
-    "model", ["nowhere", "/no/such/folder", "a/b/c", "../x/y", "", "https://huggingface.co/a/b", "a b/c"]
-)
-def test_what_is_neither(model: str) -> None:
-    message = refusal(lambda: checkpoint_folder(model))
-    assert message == f"--model {model}: no such folder, and neither a Hugging Face id nor s3://bucket/prefix"
+def test_a_folder_that_tells_its_sums_is_held_to_them(tmp_path: Path) -> None:
+    folder = shutil.copytree(kit.checkpoint_folder("1.5"), tmp_path / "mine")
+    record = weights.Fetched(model="m", revision="r", files={name: sha256(data) for name, data in TINY.items()})
+    (folder / RECORD).write_text(record.model_dump_json())
+    assert checkpoint_folder(str(folder), verify=True) == folder
+    (folder / "model.safetensors").write_bytes(flipped(TINY["model.safetensors"]))
+    assert checkpoint_folder(str(folder)) == folder
+    with pytest.raises(WeightsError, match=r"model\.safetensors is not what was fetched"):
+        checkpoint_folder(str(folder), verify=True)
 
 
-def test_where_models_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert models_folder() == tmp_path / "models"
-    monkeypatch.delenv(MODELS_VARIABLE)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    assert models_folder() == tmp_path / "cache" / "pdf-flows" / "models"
+# -- S3 -------------------------------------------------------------------------------------------------------------
 
 
-# -- the hub ---------------------------------------------------------------------------------------------------------
-
-
-def test_fetched_once_and_only_what_is_wanted(hub: Hub, models: Path) -> None:
-    folder = checkpoint_folder(MODEL)
-    assert folder == models / "someone--Dolphin-1.5@main"
-    names = {file.name for file in ORIGINAL.iterdir()}
-    assert {file.name for file in folder.iterdir()} == {*names, RECORD}
-    assert all((folder / name).read_bytes() == hub.files[name] for name in names)
-    assert sorted(hub.fetched) == sorted(names)
-    assert record(folder).revision == NEWEST
-    assert [file.name for file in models.iterdir()] == [folder.name], "nothing temporary is left"
-    Checkpoint(folder)
-    hub.asked.clear()
-    assert checkpoint_folder(MODEL, verify=True) == folder
-    assert not hub.asked
-
-
-def test_a_known_model_is_pinned(hub: Hub) -> None:
-    folder = checkpoint_folder(DEFAULT_MODEL)
-    assert folder.name == f"ByteDance--Dolphin-1.5@{PINNED[DEFAULT_MODEL]}"
-    assert all(PINNED[DEFAULT_MODEL] in line for line in hub.asked)
-    assert record(folder).revision == PINNED[DEFAULT_MODEL]
-
-
-def test_another_revision_is_another_folder(hub: Hub) -> None:
-    first, second = checkpoint_folder(DEFAULT_MODEL), checkpoint_folder(DEFAULT_MODEL, OTHER)
-    assert first != second
-    assert record(second).revision == OTHER
-
-
-def test_what_was_fetched_needs_no_network(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = checkpoint_folder(MODEL)
-    point_to(monkeypatch, "http://127.0.0.1:9")
-    assert checkpoint_folder(MODEL) == folder
-
-
-@pytest.mark.parametrize("name", [WEIGHTS, "config.json", "tokenizer.json"])
-def test_a_file_that_came_damaged(hub: Hub, models: Path, name: str) -> None:
-    hub.told[name] = hub.files[name]
-    hub.files[name] = hub.files[name].replace(b"  ", b"\t ", 1) if name != WEIGHTS else bytes(len(hub.files[name]))
-    assert hub.files[name] != hub.told[name]
-    message = refusal(lambda: checkpoint_folder(MODEL))
-    assert message == f"{name} came with another checksum than the hub tells; try again"
-    assert nothing_is_left(models)
-    hub.files[name] = hub.told[name]
-    assert record(checkpoint_folder(MODEL)).files[name] == hashlib.sha256(hub.files[name]).hexdigest()
-
-
-def test_damage_after_it_was_fetched(hub: Hub) -> None:
-    folder = checkpoint_folder(MODEL)
-    (folder / WEIGHTS).write_bytes(b"other")
-    message = refusal(lambda: checkpoint_folder(MODEL, verify=True))
-    assert message == f"{folder / WEIGHTS} is not what was fetched: remove {folder} and fetch it again"
-    (folder / WEIGHTS).unlink()
-    assert refusal(lambda: checkpoint_folder(str(folder), verify=True)) == message
-
-
-def test_a_model_that_is_not_there(hub: Hub) -> None:
-    assert refusal(lambda: checkpoint_folder("no/body")) == "no model no/body on Hugging Face, and no such folder"
-
-
-def test_a_revision_that_is_not_there(hub: Hub) -> None:
-    assert refusal(lambda: checkpoint_folder(MODEL, "v9")) == f"{MODEL} has no revision v9"
-
-
-def test_a_model_behind_terms(hub: Hub) -> None:
-    hub.gated = True
-    assert "wants you to log in and to accept its terms first" in refusal(lambda: checkpoint_folder(MODEL))
-
-
-def test_pickles_are_not_fetched(hub: Hub, models: Path) -> None:
-    del hub.files[WEIGHTS]
-    message = refusal(lambda: checkpoint_folder(MODEL))
-    assert message.startswith(f"{MODEL} has no model.safetensors; other formats are not read")
-    assert not hub.fetched
-    assert nothing_is_left(models)
-
-
-def test_another_model_is_refused_before_its_weights_are_fetched(hub: Hub, models: Path) -> None:
-    hub.files["config.json"] = json.dumps({"model_type": "qwen2_5_vl"}).encode()
-    assert "is Dolphin 2, which this engine does not run" in refusal(lambda: checkpoint_folder(MODEL))
-    assert hub.fetched == ["config.json"]
-    assert nothing_is_left(models)
-
-
-def test_a_model_without_a_configuration(hub: Hub, models: Path) -> None:
-    del hub.files["config.json"]
-    message = refusal(lambda: checkpoint_folder(MODEL))
-    assert "config.json" in message
-    assert ".fetching-" not in message, "it names the model, not a folder that is gone"
-    assert nothing_is_left(models)
-
-
-def test_no_network(no_network: None, models: Path) -> None:
-    assert refusal(lambda: checkpoint_folder(MODEL)) == (
-        f"the model {MODEL} is not on this machine and cannot be fetched (no connection);"
-        f" fetch it where there is a network (pdf-flows weights fetch {MODEL} --to FOLDER) and give --model FOLDER"
-    )
-    assert nothing_is_left(models)
-
-
-def test_a_run_is_refused_with_the_same_line(no_network: None) -> None:
-    message = refusal(lambda: check_model(DolphinOptions()))
-    assert message.startswith(f"the model {DEFAULT_MODEL} is not on this machine and cannot be fetched (no connection)")
-
-
-def test_a_download_that_breaks_off(hub: Hub, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = Hub.answer
-
-    def breaks(self: Hub, path: str) -> tuple[int, dict[str, str], bytes]:
-        gone = path.endswith("tokenizer.json")  # by then: a 500 is tried again for long
-        return (404, {"X-Error-Code": "EntryNotFound"}, b"") if gone else real(self, path)
-
-    monkeypatch.setattr(Hub, "answer", breaks)
-    assert f"the model {MODEL} is not on this machine and cannot be fetched (" in refusal(
-        lambda: checkpoint_folder(MODEL)
-    )
-    assert nothing_is_left(models)
-
-
-# -- the hub's own cache ---------------------------------------------------------------------------------------------
-
-
-def cached(tmp_path: Path, commit: str = NEWEST) -> Path:
-    """As huggingface_hub keeps what another program fetched: links to blobs that are named by their sums."""
-    repository = tmp_path / "hub-cache" / "models--someone--Dolphin-1.5"
-    snapshot, blobs = repository / "snapshots" / commit, repository / "blobs"
-    for folder in (snapshot, blobs, repository / "refs"):
-        folder.mkdir(parents=True)
-    (repository / "refs" / "main").write_text(commit)
-    for file in ORIGINAL.iterdir():
-        content = file.read_bytes()
-        name = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
-        if file.name == WEIGHTS:
-            name = hashlib.sha256(content).hexdigest()
-        (blobs / name).write_bytes(content)
-        (snapshot / file.name).symlink_to(blobs / name)
-    return snapshot
-
-
-def test_what_another_program_has_fetched_is_taken(tmp_path: Path, no_network: None) -> None:
-    snapshot = cached(tmp_path)
-    assert checkpoint_folder(MODEL) == snapshot
-    assert checkpoint_folder(MODEL, NEWEST, verify=True) == snapshot
-
-
-@pytest.mark.parametrize("name", [WEIGHTS, "config.json"])
-def test_it_is_verified_as_well(tmp_path: Path, no_network: None, name: str) -> None:
-    snapshot = cached(tmp_path)
-    (snapshot / name).resolve().write_bytes(b"damaged")
-    message = refusal(lambda: checkpoint_folder(MODEL, verify=True))
-    assert str(snapshot / name) in message
-
-
-def test_a_part_of_it_is_not_enough(tmp_path: Path, hub: Hub, models: Path) -> None:
-    snapshot = cached(tmp_path)
-    (snapshot / WEIGHTS).rename(snapshot / "model-00001-of-00002.safetensors")
-    shards = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
-    (snapshot / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
-    assert checkpoint_folder(MODEL).parent == models
-
-
-# -- a folder of one's own -------------------------------------------------------------------------------------------
-
-
-def test_kept_where_it_was_asked_for(hub: Hub, tmp_path: Path) -> None:
-    to = tmp_path / "new" / "place"
-    assert checkpoint_folder(MODEL, to=to) == to
-    assert checkpoint_folder(str(to), verify=True) == to
-    hub.asked.clear()
-    assert checkpoint_folder(MODEL, to=to) == to
-    assert not hub.asked
-
-
-def test_an_empty_folder_will_do(hub: Hub, tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    assert record(checkpoint_folder(MODEL, to=tmp_path / "empty")).model == MODEL
-
-
-def test_a_folder_with_somebodys_files_is_not_replaced(hub: Hub, tmp_path: Path) -> None:
-    home = tmp_path / "home"
-    (home / "letters").mkdir(parents=True)
-    (home / "letters" / "dear.txt").write_text("dear")
-    message = refusal(lambda: checkpoint_folder(MODEL, to=home))
-    assert str(home) in message
-    assert (home / "letters" / "dear.txt").read_text() == "dear"
-    assert not hub.fetched, "refused before anything is fetched"
-
-
-def test_what_somebody_put_beside_a_fetched_model_stays(hub: Hub, tmp_path: Path) -> None:
-    to = checkpoint_folder(MODEL, to=tmp_path / "place")
-    (to / "notes.txt").write_text("mine")
-    refusal(lambda: checkpoint_folder(DEFAULT_MODEL, to=to))
-    assert (to / "notes.txt").read_text() == "mine"
-    assert record(to).model == MODEL
-
-
-def test_another_model_or_revision_takes_the_place_of_a_fetched_one(hub: Hub, tmp_path: Path) -> None:
-    to = tmp_path / "place"
-    checkpoint_folder(MODEL, to=to)
-    assert record(checkpoint_folder(MODEL, OTHER, to=to)).revision == OTHER
-    assert record(checkpoint_folder(DEFAULT_MODEL, to=to)).model == DEFAULT_MODEL
-    assert record(checkpoint_folder(MODEL, "main", to=to)).revision == NEWEST
-
-
-# -- S3 --------------------------------------------------------------------------------------------------------------
-
-
-class Bucket:
-    """A prefix with a model."""
+class Prefix:
+    """A prefix in a bucket with the tiny model in it."""
 
     def __init__(self, moto: MotoS3) -> None:
-        self._moto = moto
-        self.bucket = moto.new_bucket().removeprefix("s3://")
-        self.url = f"s3://{self.bucket}/models/mine"
-        for file in ORIGINAL.iterdir():
-            self.put(file.name, file.read_bytes())
+        self.url = f"{moto.new_bucket()}/models/tiny 1.5"
+        self._client, self._bucket = moto.client, self.url.split("/")[2]
+        for name, data in TINY.items():
+            self.put(name, data)
 
-    def put(self, name: str, content: bytes) -> None:
-        self._moto.client.put_object(Bucket=self.bucket, Key=f"models/mine/{name}", Body=content)
+    def put(self, name: str, data: bytes) -> None:
+        self._client.put_object(Bucket=self._bucket, Key=f"models/tiny 1.5/{name}", Body=data)
 
     def remove(self, name: str) -> None:
-        self._moto.client.delete_object(Bucket=self.bucket, Key=f"models/mine/{name}")
+        self._client.delete_object(Bucket=self._bucket, Key=f"models/tiny 1.5/{name}")
 
 
 @pytest.fixture
-def bucket(moto_s3: MotoS3) -> Bucket:
-    return Bucket(moto_s3)
+def prefix(moto_s3: MotoS3) -> Prefix:
+    return Prefix(moto_s3)
 
 
-@pytest.fixture
-def fetches(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of what is fetched from S3."""
-    from tasks.corpus.store_s3 import S3Store
-
-    names: list[str] = []
-    real = S3Store.fetch
-
-    def fetch(self: S3Store, name: str, *arguments: Any, **more: Any) -> Any:
-        names.append(name)
-        return real(self, name, *arguments, **more)
-
-    monkeypatch.setattr(S3Store, "fetch", fetch)
-    return names
-
-
-def test_s3_is_fetched_once(bucket: Bucket, fetches: list[str], models: Path) -> None:
-    for name in ("pytorch_model.bin", "modeling_evil.py", "model-old/model.safetensors"):
-        bucket.put(name, b"x")
-    folder = checkpoint_folder(bucket.url)
+def test_s3_is_fetched_once(prefix: Prefix, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only what is a model's; a second time nothing but the listing."""
+    prefix.put("pytorch_model.bin", b"a pickle")
+    prefix.put("modeling.py", b"raise SystemExit")
+    prefix.put("older/model-1.safetensors", b"of another one")
+    folder = checkpoint_folder(prefix.url)
     assert folder.parent == models
-    assert sorted(fetches) == sorted(file.name for file in ORIGINAL.iterdir())
-    assert all((folder / file.name).read_bytes() == file.read_bytes() for file in ORIGINAL.iterdir())
-    assert [file.name for file in models.iterdir()] == [folder.name]
-    Checkpoint(folder)
-    fetches.clear()
-    assert checkpoint_folder(f"{bucket.url}/", verify=True) == folder
-    assert fetches == []
+    assert contents(folder) == TINY
+    assert [path.name for path in models.iterdir()] == [folder.name]
+    monkeypatch.setattr(S3Store, "fetch", lambda *_: pytest.fail("fetched again"))
+    assert checkpoint_folder(prefix.url) == folder
+    assert checkpoint_folder(f"{prefix.url}/", verify=True) == folder
 
 
-def test_s3_is_fetched_anew_when_it_changed(bucket: Bucket, fetches: list[str]) -> None:
-    folder = checkpoint_folder(bucket.url)
-    changed = (ORIGINAL / "config.json").read_bytes() + b"\n"
-    bucket.put("config.json", changed)
-    fetches.clear()
-    assert checkpoint_folder(bucket.url) == folder
-    assert "config.json" in fetches
-    assert (folder / "config.json").read_bytes() == changed
-    bucket.remove("README.md")
-    bucket.remove("generation_config.json")
-    assert not (checkpoint_folder(bucket.url) / "generation_config.json").exists()
+def test_a_changed_object_is_fetched_anew(prefix: Prefix) -> None:
+    folder = checkpoint_folder(prefix.url)
+    changed = TINY["generation_config.json"] + b"\n"
+    prefix.put("generation_config.json", changed)
+    prefix.remove("special_tokens_map.json")
+    assert checkpoint_folder(prefix.url) == folder
+    expected = TINY | {"generation_config.json": changed}
+    del expected["special_tokens_map.json"]
+    assert contents(folder) == expected
 
 
-def test_a_model_that_was_fetched_to_a_folder_can_be_put_on_s3(bucket: Bucket, hub: Hub, tmp_path: Path) -> None:
-    """With its record: the sums are then checked against it."""
-    folder = checkpoint_folder(MODEL, to=tmp_path / "place")
-    bucket.put(RECORD, (folder / RECORD).read_bytes())
-    fetched = checkpoint_folder(bucket.url)
-    assert record(fetched).model == bucket.url
-    bucket.put(WEIGHTS, b"something else")
-    message = refusal(lambda: checkpoint_folder(bucket.url))
-    assert message == f"{bucket.url}/{WEIGHTS} is not the file that {RECORD} beside it tells of: put it there again"
-    assert (fetched / WEIGHTS).read_bytes() == (ORIGINAL / WEIGHTS).read_bytes(), "what was here is still there"
+def test_what_was_fetched_from_s3_and_changed_here_is_refused(prefix: Prefix) -> None:
+    folder = checkpoint_folder(prefix.url)
+    (folder / "tokenizer.json").write_bytes(flipped(TINY["tokenizer.json"]))
+    with pytest.raises(WeightsError, match=r"remove .* and fetch it again"):
+        checkpoint_folder(prefix.url, verify=True)
 
 
-def test_a_record_on_s3_that_is_none(bucket: Bucket, models: Path) -> None:
-    bucket.put(RECORD, b"{")
-    assert refusal(lambda: checkpoint_folder(bucket.url)).startswith(f"--model {bucket.url} cannot be fetched: ")
-    assert nothing_is_left(models)
+def test_sums_beside_the_objects_are_held_to(prefix: Prefix, models: Path) -> None:
+    """A folder that was fetched can be put into a bucket as it is, `.pdf-flows.json` and all."""
+    sums = {name: sha256(data) for name, data in TINY.items()}
+    prefix.put(RECORD, weights.Fetched(model=MODEL, revision=SHA, files=sums).model_dump_json().encode())
+    folder = checkpoint_folder(prefix.url)
+    assert contents(folder) == TINY
+    shutil.rmtree(models)
+    prefix.put("model.safetensors", flipped(TINY["model.safetensors"]))
+    with pytest.raises(WeightsError, match=r"/model\.safetensors is not the file that \.pdf-flows\.json beside it"):
+        checkpoint_folder(prefix.url)
+    assert list(models.iterdir()) == []
+    prefix.put(RECORD, b"{")
+    with pytest.raises(WeightsError, match="cannot be fetched"):
+        checkpoint_folder(prefix.url)
 
 
-def test_s3_without_safetensors(bucket: Bucket, models: Path) -> None:
-    bucket.remove(WEIGHTS)
-    bucket.put("pytorch_model.bin", b"a pickle")
-    assert refusal(lambda: checkpoint_folder(bucket.url)).startswith(f"{bucket.url} has no model.safetensors; ")
-    assert nothing_is_left(models)
+def test_without_safetensors_nothing_is_fetched(prefix: Prefix, models: Path) -> None:
+    prefix.remove("model.safetensors")
+    prefix.put("pytorch_model.bin", b"a pickle")
+    with pytest.raises(WeightsError, match=r"has no model\.safetensors; .* can run code"):
+        checkpoint_folder(prefix.url)
+    assert not models.exists()
 
 
-def test_s3_with_nothing(bucket: Bucket, moto_s3: MotoS3) -> None:
-    url = f"s3://{bucket.bucket}/elsewhere"
-    assert refusal(lambda: checkpoint_folder(url)) == f"--model {url}: there is nothing"
-    gone = f"{moto_s3.new_bucket()}-gone/model"
-    assert gone in refusal(lambda: checkpoint_folder(gone))
+def test_an_empty_prefix_and_a_missing_bucket(moto_s3: MotoS3) -> None:
+    with pytest.raises(WeightsError, match="there is nothing"):
+        checkpoint_folder(f"{moto_s3.new_bucket()}/empty")
+    with pytest.raises(WeightsError, match="no-such-bucket-at-all") as error:
+        checkpoint_folder("s3://no-such-bucket-at-all/model")
+    assert "\n" not in str(error.value)
 
 
-def test_s3_into_a_folder_with_somebodys_files(bucket: Bucket, tmp_path: Path, fetches: list[str]) -> None:
-    (tmp_path / "home").mkdir()
-    (tmp_path / "home" / "dear.txt").write_text("dear")
-    assert str(tmp_path / "home") in refusal(lambda: checkpoint_folder(bucket.url, to=tmp_path / "home"))
-    assert (tmp_path / "home" / "dear.txt").read_text() == "dear"
-    assert fetches == []
+def test_to_names_the_folder_and_removes_nothing_of_others(prefix: Prefix, tmp_path: Path, models: Path) -> None:
+    to = tmp_path / "deep" / "mine"
+    assert checkpoint_folder(prefix.url, to=to) == to
+    assert contents(to) == TINY
+    assert not models.exists()
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "thesis.tex").write_text("years of work")
+    with pytest.raises(WeightsError, match=r"other files in it \('thesis.tex'\)"):
+        checkpoint_folder(prefix.url, to=other)
+    assert (other / "thesis.tex").read_text() == "years of work"
 
 
-def test_who_fetches_at_the_same_time_gets_the_same(bucket: Bucket) -> None:
-    folders: list[Path] = []
-    threads = [threading.Thread(target=lambda: folders.append(checkpoint_folder(bucket.url))) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
-    assert len(folders) == 4
-    assert len(set(folders)) == 1
-    Checkpoint(folders[0])
+# -- the hub --------------------------------------------------------------------------------------------------------
 
 
-# -- the command -----------------------------------------------------------------------------------------------------
+class Hub:
+    """As much of Hugging Face as fetching a model needs: large files are elsewhere, as there."""
+
+    def __init__(self) -> None:
+        self.model, self.sha = MODEL, SHA
+        self.files = dict(TINY)
+        self.served: dict[str, bytes] = {}
+        """Contents that are sent instead of those that were told of."""
+        self.requests: list[str] = []
+        self.trouble: tuple[int, str] | None = None
+        """Status and X-Error-Code of all answers."""
+        hub = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_HEAD(self) -> None:
+                hub.requests.append(f"HEAD {urlsplit(self.path).path}")
+                self._answer(*hub.answer(urlsplit(self.path).path))
+
+            def do_GET(self) -> None:
+                hub.requests.append(f"GET {urlsplit(self.path).path}")
+                self._answer(*hub.answer(urlsplit(self.path).path))
+
+            def _answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
+                self.send_response(status)
+                for name, value in ({"Content-Length": str(len(body))} | headers).items():
+                    self.send_header(name, value)
+                self.end_headers()
+                if self.command == "GET":
+                    self.wfile.write(body)
+
+            def log_message(self, format: str, *args: Any) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+
+    def answer(self, path: str) -> tuple[int, dict[str, str], bytes]:
+        if self.trouble is not None:
+            return self.trouble[0], {"X-Error-Code": self.trouble[1]}, b""
+        if path.startswith("/cdn/"):
+            name = path.removeprefix("/cdn/")
+            return 200, {"ETag": '"of-the-cdn"'}, self.served.get(name, self.files[name])
+        if path in (f"/api/models/{self.model}", f"/api/models/{self.model}/revision/main"):
+            return self._info()
+        if path.startswith(f"/api/models/{self.model}/revision/"):
+            return self._info() if path.endswith(self.sha) else (404, {"X-Error-Code": "RevisionNotFound"}, b"")
+        if path.startswith(f"/{self.model}/resolve/{self.sha}/"):
+            name = path.rpartition("/")[2]
+            told, data = self.files[name], self.served.get(name, self.files[name])
+            headers = {"X-Repo-Commit": self.sha, "ETag": f'"{git_blob(told)}"'}
+            if not name.endswith(".safetensors"):
+                return 200, headers, data
+            linked = {"X-Linked-ETag": f'"{sha256(told)}"', "X-Linked-Size": str(len(told))}
+            return 302, headers | linked | {"Location": f"{self.url}/cdn/{name}"}, b""
+        return 401, {"X-Error-Code": "RepoNotFound"}, b""
+
+    def _info(self) -> tuple[int, dict[str, str], bytes]:
+        siblings = []
+        for name, data in self.files.items():
+            sibling: dict[str, Any] = {"rfilename": name, "size": len(data), "blobId": git_blob(data)}
+            if name.endswith(".safetensors"):
+                sibling["lfs"] = {"sha256": sha256(data), "size": len(data), "pointerSize": 134}
+            siblings.append(sibling)
+        info = {"_id": "1", "id": self.model, "modelId": self.model, "sha": self.sha, "siblings": siblings}
+        return 200, {"Content-Type": "application/json"}, json.dumps(info).encode()
+
+    def asked(self, text: str) -> list[str]:
+        return [request for request in self.requests if text in request]
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
 
 
-def fetch(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    from deployments.cli import _run
-
-    monkeypatch.setattr("sys.argv", ["pdf-flows", "weights", "fetch", *arguments])
-    return _run()
-
-
-@pytest.mark.filterwarnings("ignore:Cyclopts application invoked without tokens")
-def test_the_command_fetches_and_tells(
-    hub: Hub, models: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert fetch(monkeypatch, "--json") == 0
-    facts = json.loads(capsys.readouterr().out)
-    folder = models / f"ByteDance--Dolphin-1.5@{PINNED[DEFAULT_MODEL]}"
-    found = Checkpoint(folder)
-    assert facts == {
-        "folder": str(folder), "generation": "1.5", "parameters": found.parameters(), "sha256": found.fingerprint()
-    }  # fmt: skip
-    assert fetch(monkeypatch) == 0
-    assert f"folder:      {folder}" in capsys.readouterr().out
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    found = Hub()
+    yield found
+    found.close()
 
 
-def test_the_command_refuses_in_one_line(
-    no_network: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "nothing").mkdir()
-    damaged = tmp_path / "damaged"
-    shutil.copytree(ORIGINAL, damaged)
-    (damaged / WEIGHTS).write_bytes(b"short")
-    for arguments in ([], [str(tmp_path / "nothing")], [str(damaged)], ["no-such-folder"]):
-        assert fetch(monkeypatch, *arguments) == 2
-        said = capsys.readouterr()
-        assert said.out == ""
-        assert said.err.startswith("pdf-flows: ")
-        assert said.err.count("\n") == 1
+def call(tmp_path: Path, endpoint: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """`pdf-flows weights fetch`, as a user of that hub with nothing fetched before."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
+    own = {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "hf"), "NO_PROXY": "127.0.0.1"}
+    return subprocess.run(
+        [PDF_FLOWS, "weights", "fetch", *words],
+        env=kept | own,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
 
 
-def test_a_folder_cannot_be_fetched_to_another_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """It would not be there afterwards, and nothing would say so."""
-    assert fetch(monkeypatch, str(ORIGINAL), "--to", str(tmp_path / "place")) == 2
-    assert "--to" in capsys.readouterr().err
+def refused(done: subprocess.CompletedProcess[str]) -> str:
+    """What it said, which is one line."""
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert done.stdout == ""
+    lines = [line for line in done.stderr.splitlines() if line.startswith("pdf-flows: ")]
+    assert len(lines) == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    return lines[0]
 
 
-def test_the_refusals_are_of_one_family() -> None:
-    assert issubclass(WeightsError, UsageError)
-    assert issubclass(BadCheckpoint, UsageError)
+def test_a_model_is_fetched_from_the_hub_verified_and_kept(hub: Hub, tmp_path: Path, models: Path) -> None:
+    hub.files |= {"pytorch_model.bin": b"a pickle", "modeling.py": b"raise SystemExit", "README.md": b"# Dolphin-1.5"}
+    hub.files |= {"onnx/model-1.safetensors": b"of another kind"}
+    done = call(tmp_path, hub.url, MODEL, "--json")
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout)
+    folder = Path(facts["folder"])
+    assert folder.parent == models
+    assert contents(folder) == TINY | {"README.md": b"# Dolphin-1.5"}
+    assert facts["generation"] == "1.5"
+    assert facts["parameters"] > 100_000
+    assert [path.name for path in models.iterdir()] == [folder.name]
+    # A second time the network is not needed.
+    hub.requests.clear()
+    again = call(tmp_path, hub.url, MODEL, "--json")
+    assert json.loads(again.stdout) == facts
+    assert hub.requests == []
+    # And what was damaged since then is seen.
+    (folder / "model.safetensors").write_bytes(flipped(TINY["model.safetensors"]))
+    assert f"remove {folder} and fetch it again" in refused(call(tmp_path, hub.url, MODEL))
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
+def test_a_file_that_comes_damaged_is_refused(name: str, hub: Hub, tmp_path: Path, models: Path) -> None:
+    """By its sha256 where the hub tells one, else by git's."""
+    hub.served[name] = flipped(TINY[name])
+    assert f"{name} came with another checksum than the hub tells" in refused(call(tmp_path, hub.url, MODEL))
+    assert list(models.iterdir()) == []
+
+
+def test_a_file_that_comes_cut_is_refused(hub: Hub, tmp_path: Path, models: Path) -> None:
+    hub.served["model.safetensors"] = TINY["model.safetensors"][:100_000]
+    said = refused(call(tmp_path, hub.url, MODEL))
+    assert f"the model {MODEL} is not on this machine and cannot be fetched (" in said
+    assert "100000" in said
+    assert list(models.iterdir()) == []
+
+
+def test_a_model_without_a_configuration_is_refused(hub: Hub, tmp_path: Path) -> None:
+    del hub.files["config.json"]
+    assert "has no config.json" in refused(call(tmp_path, hub.url, MODEL))
+    assert hub.asked("/resolve/") == []
+
+
+def test_dolphin_2_is_refused_before_its_weights_are_fetched(hub: Hub, tmp_path: Path, models: Path) -> None:
+    hub.files["config.json"] = json.dumps({"model_type": "qwen2_5_vl"}).encode()
+    assert "is Dolphin 2, which this engine does not run" in refused(call(tmp_path, hub.url, MODEL))
+    assert hub.asked("config.json") != []
+    assert hub.asked("safetensors") == []
+    assert list(models.iterdir()) == []
+
+
+def test_pickles_are_refused_before_anything_is_fetched(hub: Hub, tmp_path: Path) -> None:
+    hub.files["pytorch_model.bin"] = hub.files.pop("model.safetensors")
+    assert "has no model.safetensors" in refused(call(tmp_path, hub.url, MODEL))
+    assert hub.asked("/resolve/") == []
+
+
+def test_unknown_models_and_revisions(hub: Hub, tmp_path: Path) -> None:
+    said = refused(call(tmp_path, hub.url, "tiny/other"))
+    assert said == "pdf-flows: no model tiny/other on Hugging Face, and no such folder"
+    said = refused(call(tmp_path, hub.url, MODEL, "--revision", "v7"))
+    assert said == f"pdf-flows: {MODEL} has no revision v7"
+
+
+def test_a_model_behind_a_gate_and_a_hub_in_trouble(hub: Hub, tmp_path: Path) -> None:
+    hub.trouble = 403, "GatedRepo"
+    assert "wants you to log in and to accept its terms first" in refused(call(tmp_path, hub.url, MODEL))
+    hub.trouble = 500, ""
+    said = refused(call(tmp_path, hub.url, MODEL))
+    assert "cannot be fetched (" in said
+    assert "500" in said
+
+
+def test_the_pinned_revision_is_asked_for(hub: Hub, tmp_path: Path) -> None:
+    hub.model, hub.sha = DEFAULT_MODEL, PINNED[DEFAULT_MODEL]
+    to = tmp_path / "mine"
+    done = call(tmp_path, hub.url, "--to", str(to), "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["folder"] == str(to)
+    assert contents(to) == TINY
+    assert hub.requests[0] == f"GET /api/models/{DEFAULT_MODEL}/revision/{PINNED[DEFAULT_MODEL]}"
+    assert weights.Fetched.model_validate_json((to / RECORD).read_bytes()).revision == PINNED[DEFAULT_MODEL]
+
+
+def test_without_a_network_one_line_tells_what_to_do(hub: Hub, tmp_path: Path, models: Path) -> None:
+    hub.close()
+    done = call(tmp_path, hub.url)
+    said = refused(done)
+    assert done.stderr == said + "\n"
+    assert "the model ByteDance/Dolphin-1.5 is not on this machine and cannot be fetched (no connection)" in said
+    assert "pdf-flows weights fetch ByteDance/Dolphin-1.5 --to FOLDER" in said
+    assert "give --model FOLDER" in said
+    assert not models.exists()
+
+
+def test_what_another_program_has_fetched_is_used(hub: Hub, tmp_path: Path, models: Path) -> None:
+    """Hugging Face's own cache: blobs by their sums, and links to them."""
+    place = tmp_path / "hf" / "hub" / "models--tiny--Dolphin-1.5"
+    snapshot = place / "snapshots" / SHA
+    for folder in (snapshot, place / "refs", place / "blobs"):
+        folder.mkdir(parents=True)
+    (place / "refs" / "main").write_text(SHA)
+    for name, data in TINY.items():
+        blob = place / "blobs" / (sha256(data) if name.endswith(".safetensors") else git_blob(data))
+        blob.write_bytes(data)
+        (snapshot / name).symlink_to(f"../../blobs/{blob.name}")
+    done = call(tmp_path, hub.url, MODEL, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["folder"] == str(snapshot)
+    assert hub.requests == []
+    assert not models.exists()
+    blob = (snapshot / "model.safetensors").resolve()
+    blob.write_bytes(flipped(TINY["model.safetensors"]))
+    assert "is not what was fetched" in refused(call(tmp_path, hub.url, MODEL))

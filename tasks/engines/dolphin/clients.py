@@ -73,6 +73,7 @@ class Preparers:
                     pass
             except queue.Empty:
                 preparer.kill()
+                preparer.wait(10.0)  # else its late answer would be taken for that of the next request
                 reply = {"kind": "failure", "message": f"not prepared within {PREPARE_TIMEOUT:g} s"}
             finally:
                 self._free.put(preparer)
@@ -138,11 +139,17 @@ class DeviceClient:
                 Category.ENGINE, Phase.OPEN, f"the model was not loaded within {timeout:g} s"
             ) from None
 
+    @property
+    def lost(self) -> PdfFlowsError | None:
+        """Why nothing will be read any more; None as long as it will."""
+        return self._lost
+
     def read(self, prompt: Prompt, place: Place, top: int, left: int) -> Future[ReadText]:
         """Have an image read. It stays in the arena until it was. The future raises EngineLost."""
         future: Future[ReadText] = Future()
         with self._lock:
             if self._lost is not None:
+                self._arena.give_back(place)
                 future.set_exception(self._lost)
                 return future
             key = next(self._keys)
@@ -220,6 +227,8 @@ class DeviceClient:
                     starts += 1
                     with self._lock:
                         self._process = self._spawn()
+                        if self._closed:  # `close` has ended the one before
+                            self._process.kill()
                         for request, _ in self._pending.values():
                             self._process.send(request)
 

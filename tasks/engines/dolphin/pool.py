@@ -12,6 +12,7 @@ import hashlib
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from tasks.corpus.failures import Category, ConversionError, Phase
+from tasks.corpus.failures import Category, ConversionError, Failure, Phase
 from tasks.engines.dolphin import result
 from tasks.engines.dolphin.arena import Arena, ArenaClosed, Place
 from tasks.engines.dolphin.boxes import Box
@@ -31,7 +32,7 @@ from tasks.engines.dolphin.result import ReadElement, ReadPage
 from tasks.engines.dolphin.settings import DeviceKind, DolphinOptions, ImageMode, Loaded, MarkdownMode, ReadingSettings
 from tasks.engines.pagememory import MODEL_SIDE, RenderedPage
 from tasks.engines.protocol import Asset, EngineResult, Page
-from tasks.engines.sandbox import Aborted, Sandbox
+from tasks.engines.sandbox import Aborted, OutOfTime, Sandbox
 
 ENGINE_VERSION: Final = "1"
 """Of this engine's own code: changed when the same model gives other texts, boxes or Markdown."""
@@ -255,11 +256,18 @@ class DolphinPool:
         on_page: Callable[[int, int], None],
     ) -> None:
         """Render all pages and have them read; a page over its limits is a gap, like one that cannot be rendered."""
-
         pages = document.pages
+        rendered = False
+        paused = 0.0
+        over: Failure | None = None
 
         def take(page: RenderedPage) -> None:
+            nonlocal rendered, paused
+            began = time.monotonic()
             if page.gap is None:
+                assert self._device is not None
+                if self._device.lost is not None:
+                    raise self._device.lost
                 self._wait_for_room()
                 try:
                     pixels = np.frombuffer(page.samples, np.uint8, page.height * page.width * 3)
@@ -269,11 +277,14 @@ class DolphinPool:
                     raise
                 assert self._threadpool is not None
                 pages.append(self._threadpool.submit(self._read_page, page.number, place, document))
+                rendered = True
             else:
                 pages.append(_done(ReadPage(number=page.number, gap=page.gap)))
             on_page(page.number, page.pages)
+            paused += time.monotonic() - began
 
         sandbox, place = self._sandbox()
+        begun = time.monotonic()
         folder = Path(tempfile.mkdtemp(prefix="document-", dir=place))
         try:
             folder.chmod(0o755)
@@ -282,11 +293,14 @@ class DolphinPool:
             while True:
                 first = len(pages) + 1
                 try:
-                    sandbox.render(local, passwords, take, first=first)
+                    # The document's time does not begin anew behind a page that was lost.
+                    spent = time.monotonic() - begun - paused
+                    sandbox.render(local, passwords, take, first=first, spent=spent)
                 except ConversionError as error:
                     if not self._goes_on(error, first, len(pages) + 1):
                         raise
-                    pages.append(_done(ReadPage(number=len(pages) + 1, gap=error.failure.message)))
+                    over = error.failure
+                    pages.append(_done(ReadPage(number=len(pages) + 1, gap=over.message)))
                     if len(pages) >= sandbox.inspect(local, passwords).pages:
                         break
                 else:
@@ -296,15 +310,18 @@ class DolphinPool:
             with self._given:
                 self._free.append((sandbox, place))
                 self._given.notify_all()
-        if pages and all(future.done() and future.result().gap is not None for future in pages):
-            why = pages[0].result().gap or ""
-            raise ConversionError.of(Category.DAMAGED, Phase.CONVERT, f"no page can be rendered: {why}")
+        if pages and not rendered:
+            why = f"no page can be rendered: {pages[0].result().gap}"
+            if over is not None:
+                raise ConversionError.of(over.category, Phase.CONVERT, why, retryable=over.retryable)
+            raise ConversionError.of(Category.DAMAGED, Phase.CONVERT, why)
 
     def _goes_on(self, error: ConversionError, first: int, page: int) -> bool:
         """Whether only the page in hand is lost: it took too long or too much, and not because the machine was busy."""
         failure = error.failure
         return (
-            failure.phase is Phase.CONVERT
+            not isinstance(error, OutOfTime)
+            and failure.phase is Phase.CONVERT
             and failure.page == page
             and failure.category in (Category.TIMEOUT, Category.MEMORY)
             and (not failure.retryable or first == page)

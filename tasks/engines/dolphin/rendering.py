@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pymupdf
 
-from tasks.engines import opening
+from tasks.corpus.failures import Category, ConversionError, Phase
+from tasks.engines import memory, opening
 from tasks.engines.pagememory import RenderedPage
 from tasks.engines.protocol import Inspection, Limits
 
@@ -45,19 +46,19 @@ class PageRenderer:
     def render(
         self, pdf: Path, passwords: list[str], first: int, limits: Limits, emit: Callable[[RenderedPage], None]
     ) -> Inspection:
-        """Emit page after page; one that cannot be rendered is a gap. Raises ConversionError."""
+        """Emit page after page; one that cannot be rendered is a gap. Raises ConversionError, also for one over the memory."""
         document = opening.open_document(pdf, passwords, limits)
         try:
             pages = int(document.page_count)
             for number in range(first, pages + 1):
-                emit(self._page(document, number, pages))
+                emit(self._page(document, number, pages, limits))
                 # MuPDF keeps what pages share (fonts, images); pages of a scan share nothing, and would fill the memory.
                 pymupdf.TOOLS.store_shrink(50)
             return Inspection(pages=pages)
         finally:
             document.close()
 
-    def _page(self, document: opening.Document, number: int, pages: int) -> RenderedPage:
+    def _page(self, document: opening.Document, number: int, pages: int, limits: Limits) -> RenderedPage:
         try:
             page = document.load_page(number - 1)
             longer = max(page.rect.width, page.rect.height)
@@ -66,6 +67,12 @@ class PageRenderer:
             scale = self._side / longer
             pixmap = page.get_pixmap(matrix=pymupdf.Matrix(scale, scale))
         except (*opening.DAMAGE, MemoryError) as error:
+            if memory.error_says_so(error):
+                # Not a gap: what is left of the memory is not enough for the pages behind it, they need a new process.
+                message = f"over the memory limit, {limits.memory_mb} MiB"
+                raise ConversionError.of(
+                    Category.MEMORY, Phase.CONVERT, message, retryable=False, page=number
+                ) from None
             return RenderedPage(number, pages, gap=opening.reason(error))
         if not pixmap.width or not pixmap.height:
             return RenderedPage(number, pages, gap="the page has no size")
