@@ -267,7 +267,7 @@ def with_a_bomb_as_page_2() -> bytes:
     ("limits", "gap"),
     [
         (Limits(page_timeout=2), "over the time limit of page 2, 2 s"),
-        (Limits(page_timeout=60, memory_mb=420), "over the memory limit, 420 MiB"),
+        pytest.param(Limits(page_timeout=60, memory_mb=700), "over the memory limit, 700 MiB", marks=pytest.mark.slow),
     ],
 )
 def test_only_the_page_over_its_limits_is_a_gap(limits: Limits, gap: str, scratch: Path) -> None:
