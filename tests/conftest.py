@@ -25,7 +25,6 @@ NEED_TORCH = (
     "parity/test_reader.py",
     "parity/test_pool.py",
     "parity/test_model.py",
-    "parity/test_starvation.py",
     "parity/test_engine_kills.py",
     "parity/test_engine_lost.py",
     "flows/test_dolphin.py",
