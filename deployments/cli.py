@@ -452,6 +452,8 @@ def gpu_check(
         for name, value in report.model_dump(mode="json").items():
             _say(f"{name + ':':<22} {value}")
         _say("passed" if report.passed else "FAILED: the ways of reading do not agree")
+        if report.peak_memory_gib is None:
+            _say("nothing of a GPU was checked: there is none, or --device cpu was given")
     return 0 if report.passed else 1
 
 

@@ -28,6 +28,8 @@ from tasks.pool import Pool, open_pool
 from tasks.pulse import Pulse
 from tasks.scratch import scratch_folder
 
+SHOWN_WARNINGS = 3
+"""Of a document's, in the log; the ledger has twenty."""
 PROGRESS_EVERY = 50
 PROGRESS_SECONDS = 60.0
 READY_SECONDS = 180.0
@@ -298,6 +300,8 @@ class Worker:
         )
         if record.outcome.published:
             self._log.info("[Worker %d] Converted: %s -> %s", k, source, output)
+            for warning in record.warnings[:SHOWN_WARNINGS]:
+                self._log.warning("[Worker %d] %s: %s", k, source, warning)
         elif record.failure is not None:
             failure = record.failure
             self._log.error("[Worker %d] Failed: %s - Error: %s: %s", k, source, failure.category, failure.message)

@@ -174,6 +174,8 @@ def test_a_frozen_worker_is_ended_and_its_documents_are_taken_up(place: Place) -
     make_documents(place.input, 24, f"seconds=0.4 assets={ASSETS}")
     command = place.convert()
     converted(place, 2, command)
+    # One that was frozen before its first heartbeat would be another case: a worker that never started.
+    wait_for("both workers to begin", lambda: command.said.count("Starting processing") == 2)
     frozen = command.workers()[0]
     assert kill(frozen, signal.SIGSTOP)
     assert command.wait(200) == 0, command.said

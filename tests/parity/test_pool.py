@@ -129,3 +129,12 @@ def test_loops_are_stopped_and_told(scratch: Path) -> None:
     with running(scratch, "loop", markdown=MarkdownMode.CLEAN, generation="1.5") as pool:
         result, _ = convert(pool, "loop", scratch)
     assert any("repeated itself and was stopped" in warning for warning in result.warnings)
+
+
+def test_layouts_that_name_nothing_are_told(scratch: Path) -> None:
+    """As with the other generation's grammar: the pages would be empty, and nobody would know."""
+    with running(scratch, "1.5", generation="1.0") as pool:
+        result, _ = convert(pool, "letters", scratch)
+    assert [page.text for page in result.pages] == ["", ""]
+    assert all("names no element" in warning for warning in result.warnings)
+    assert len(result.warnings) == 2

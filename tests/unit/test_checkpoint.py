@@ -374,7 +374,7 @@ def test_damaged_weights(folder: Path, data: bytes) -> None:
     put(folder / WEIGHTS, data)
     checkpoint = Checkpoint(folder)
     path = folder / WEIGHTS
-    expected = f"{path} is damaged or incomplete: its header cannot be read (fetch it again)"
+    expected = f"{path} is damaged or incomplete: its header and its size do not fit (fetch it again)"
     assert refusal(checkpoint.parameters) == expected
     assert refusal(lambda: read_weights(checkpoint)).startswith(f"{path} is damaged or incomplete: ")
 
@@ -382,6 +382,7 @@ def test_damaged_weights(folder: Path, data: bytes) -> None:
 def test_weights_that_end_too_early(folder: Path) -> None:
     put(folder / WEIGHTS, (ORIGINAL / WEIGHTS).read_bytes()[:-1])
     checkpoint = Checkpoint(folder)
+    assert refusal(checkpoint.parameters).startswith(f"{folder / WEIGHTS} is damaged or incomplete: ")
     message = refusal(lambda: Model(checkpoint, torch.device("cpu"), torch.float32))
     assert message.startswith(f"{folder / WEIGHTS} is damaged or incomplete: ")
     assert message.endswith(" (fetch it again)")

@@ -221,10 +221,13 @@ class Checkpoint:
                     if length > path.stat().st_size - 8:
                         raise ValueError  # noqa: TRY301
                     header = json.loads(file.read(length))
-                count += sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
-            except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+                tensors = [entry for name, entry in header.items() if name != "__metadata__"]
+                if path.stat().st_size < 8 + length + max((entry["data_offsets"][1] for entry in tensors), default=0):
+                    raise ValueError  # noqa: TRY301
+                count += sum(math.prod(entry["shape"]) for entry in tensors)
+            except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
                 raise BadCheckpoint(
-                    f"{path} is damaged or incomplete: its header cannot be read (fetch it again)"
+                    f"{path} is damaged or incomplete: its header and its size do not fit (fetch it again)"
                 ) from None
         return count
 

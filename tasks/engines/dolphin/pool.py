@@ -381,7 +381,7 @@ class DolphinPool:
             width=place.width,
             height=place.height,
             elements=[_element(entry, read) for entry, read in found],
-            flags=result.flags_of(layout.end, layout.looped),
+            flags=result.flags_of(layout.end, layout.looped) + ["no-layout"] * bool(layout.text and not entries),
         )
 
     def _submit(

@@ -63,6 +63,7 @@ _FLAGS = {
     "loop-cut": "the model repeated itself and was stopped; only the first repetition is kept",
     "loop": "the model repeated itself",
     "cut-off": "longer than the model can write",
+    "no-layout": "the model wrote one that names no element (is it of the other generation? see --generation)",
 }
 
 
