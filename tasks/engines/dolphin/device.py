@@ -17,7 +17,7 @@ _MIB: Final = 1 << 20
 _RESERVE: Final = 700 * _MIB
 """CUDA's own, and what its allocator does not give back."""
 _STATES_PER_PIXEL: Final = 160
-"""Numbers that the encoder's widest layer holds at a time, a pixel of the input: measured, rounded up."""
+"""Numbers that the encoder's widest layer holds at a time, a pixel of the input: counted, not measured on a GPU."""
 _MOST_ON_CUDA, _MOST_ON_CPU = 128, 16
 _IMAGES_ON_CUDA: Final = 8
 

@@ -1,7 +1,7 @@
 """`pdf-flows gpu-check`: what the tests cannot show without a GPU, shown on the one that is there.
 
-Reads a few PDFs that the project brings (rendered in this process: they are its own) in several ways that have to
-agree, and measures. On the CPU it runs, too, and then compares eager with eager.
+Reads pages in several ways that have to agree, and measures. On the CPU it runs, too, and then compares eager with
+eager.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tasks.engines.dolphin.page import elements
 from tasks.engines.dolphin.preparing import cut, padded
 from tasks.engines.dolphin.probe import generation_of
 from tasks.engines.dolphin.reader import Reader, Request
-from tasks.engines.dolphin.reading import PENALTY_1_0
+from tasks.engines.dolphin.reading import penalty_of
 from tasks.engines.dolphin.settings import DeviceKind, DType
 
 Asked = list[tuple[Prompt, Prepared]]
@@ -81,7 +81,6 @@ def check(
     where = find(device)
     exact, fast = (_plan(checkpoint, where, dtype, slots) for dtype in (DType.FLOAT32, None))
     say(fast.line(where))
-    _Check.precise()
     model = Model(checkpoint, torch.device(where.kind), torch.float32)
     found = generation_of(model, checkpoint, generation)
     ours = _Check(checkpoint, found, model, exact)
@@ -128,12 +127,6 @@ class _Check:
         self._checkpoint, self._generation, self._model, self._plan = checkpoint, generation, model, chosen
         self.rows = 0.0
 
-    @staticmethod
-    def precise() -> None:
-        """float32 means float32."""
-        torch.backends.cuda.matmul.allow_tf32 = False
-        torch.backends.cudnn.allow_tf32 = False
-
     def requests(self, pages: Sequence[NDArray[np.uint8]]) -> Asked:
         """All requests of the pages: their layouts, and what those name."""
         layouts: Asked = [(Prompt.LAYOUT, prepare(page, self._checkpoint.side)) for page in pages]
@@ -154,7 +147,7 @@ class _Check:
             self._checkpoint,
             slots=slots or self._plan.slots,
             images=self._plan.images,
-            penalty=PENALTY_1_0 if self._generation is Generation.V1_0 else 1.0,
+            penalty=penalty_of(self._generation),
             compiled=compiled,
         )
         for key, (prompt, image) in enumerate(asked):

@@ -45,6 +45,10 @@ class Model(nn.Module):
         super().__init__()
         self.config = checkpoint.config
         self.device, self.dtype = device, dtype
+        if device.type == "cuda":
+            # float32 means float32: parity with upstream is promised in it.
+            torch.backends.cuda.matmul.allow_tf32 = False
+            torch.backends.cudnn.allow_tf32 = False
         with torch.device("meta"):
             self.encoder = Swin(self.config.encoder)
             self.decoder = Decoder(self.config.decoder)

@@ -21,7 +21,7 @@ from tasks.engines.dolphin.checkpoint import Checkpoint
 from tasks.engines.dolphin.device import find, plan
 from tasks.engines.dolphin.grammar import Generation, Prompt
 from tasks.engines.dolphin.reader import Answer, Reader, Request
-from tasks.engines.dolphin.settings import DeviceKind, Loaded, ReadingSettings
+from tasks.engines.dolphin.settings import Loaded, ReadingSettings
 
 PULSE_SECONDS = 10.0
 """While it works, it says so this often: a GPU that hangs says nothing."""
@@ -63,10 +63,6 @@ def load(settings: ReadingSettings) -> tuple[Reader, Checkpoint, Loaded]:
     from tasks.engines.dolphin.model import Model
     from tasks.engines.dolphin.probe import generation_of
 
-    if device.kind == DeviceKind.CUDA:
-        # float32 means float32: parity with upstream is promised in it.
-        torch.backends.cuda.matmul.allow_tf32 = False
-        torch.backends.cudnn.allow_tf32 = False
     model = Model(checkpoint, torch.device(device.kind), getattr(torch, chosen.dtype))
     generation = generation_of(model, checkpoint, settings.generation)
     reader = Reader(
@@ -74,7 +70,7 @@ def load(settings: ReadingSettings) -> tuple[Reader, Checkpoint, Loaded]:
         checkpoint,
         slots=chosen.slots,
         images=chosen.images,
-        penalty=PENALTY_1_0 if generation is Generation.V1_0 else 1.0,
+        penalty=penalty_of(generation),
         stop_loops=settings.stop_loops,
     )
     versions = {
@@ -94,6 +90,11 @@ def load(settings: ReadingSettings) -> tuple[Reader, Checkpoint, Loaded]:
         versions=versions,
     )
     return reader, checkpoint, loaded
+
+
+def penalty_of(generation: Generation) -> float:
+    """Of repetition, as upstream's scripts of that generation ask for it."""
+    return PENALTY_1_0 if generation is Generation.V1_0 else 1.0
 
 
 def serve(

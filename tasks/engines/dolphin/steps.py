@@ -2,7 +2,7 @@
 
 On the CPU they run as they are. On CUDA the encoder is compiled and steps are replayed as CUDA graphs, one for each
 size of batch and window, captured when first needed. That is all the CUDA-only code there is besides the asynchronous
-fetch in reader.py (docs/engines.md: never run on a GPU).
+fetch in reader.py (docs/dolphin.md: never run on a GPU).
 """
 
 from __future__ import annotations
