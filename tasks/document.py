@@ -6,6 +6,7 @@ No prefect here: `tasks/convert.py` wraps this in a task run.
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 import shutil
 import tempfile
@@ -28,6 +29,7 @@ from tenacity import (
 
 from tasks.corpus import names
 from tasks.corpus.audit import settled
+from tasks.corpus.checkpoints import Checkpoints
 from tasks.corpus.claims import Claim, Claims, Holder
 from tasks.corpus.failures import Category, ConversionError, Failure, NotFound, Phase, StoreError
 from tasks.corpus.ledger import LedgerWriter, Outcome, Publisher, Record, read_ledger
@@ -36,13 +38,17 @@ from tasks.corpus.paths import life as life_prefix
 from tasks.corpus.store import Store, content_sha256
 from tasks.engines.markdown import Origin, assemble, assemble_whole
 from tasks.engines.protocol import EngineResult, Limits, Rendering
-from tasks.engines.sandbox import Aborted
+from tasks.engines.sandbox import Aborted, OutOfTime
+from tasks.journal import DocumentJournal, Journals
 from tasks.local_disk import local_disk
 from tasks.pool import Pool
 from tasks.publish import Publishing, stamp_of
+from tasks.saving import SAVE_SECONDS
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+_log = logging.getLogger(__name__)
 
 DEATHS_TO_QUARANTINE = 2
 """A document whose sandbox child died so often is quarantined (DESIGN section 4, promise 6)."""
@@ -67,10 +73,18 @@ class _Try:
     source_sha256: str | None = None
     deaths: int = 0
     tries: int = 0
+    folder: Path | None = None
+    """For the document and its assets, as long as it is in hand."""
+    journal: DocumentJournal | None = None
 
 
 class DocumentConverter:
-    """Takes claimed documents to their records."""
+    """Takes claimed documents to their records.
+
+    Args:
+        fingerprint: the engine's (`tasks/fingerprint.py`); None: finished pages are not saved.
+        save_seconds: of an engine's work that a death may repeat.
+    """
 
     def __init__(
         self,
@@ -92,6 +106,8 @@ class DocumentConverter:
         check_life: Callable[[Claim], None],
         on_page: Callable[[Row, int, int], None],
         patient: Callable[[], Retrying],
+        fingerprint: str | None = None,
+        save_seconds: float = SAVE_SECONDS,
     ) -> None:
         self._life = life
         self._source = source
@@ -111,10 +127,22 @@ class DocumentConverter:
         self._on_page = on_page
         self._patient = patient
         self._draining = threading.Event()
+        self._until: float | None = None
+        saved = Checkpoints(runs, life.run_id, life.worker, life.attempt) if fingerprint is not None else None
+        self._journals = Journals(saved, fingerprint or "", limits.max_pages, lambda: self._until, save_seconds)
 
-    def drain(self) -> None:
-        """Stop waiting between tries: documents in hand end as released."""
+    def drain(self, seconds: float = 20.0) -> None:
+        """Stop: documents whose rest fits into so many seconds may be finished, others end as released at a page's end.
+
+        Nothing is tried again. Told again, the shorter time counts.
+        """
+        until = time.monotonic() + seconds
+        self._until = until if self._until is None else min(self._until, until)
         self._draining.set()
+
+    def close(self) -> None:
+        """At the life's end: wait some seconds for checkpoints that are being deleted. Those that are not are swept."""
+        self._journals.close()
 
     def settle(self, row: Row, claim: Claim) -> Record | None:
         """The record of a document that needs no work: a former holder's own, or a new one for an output that exists.
@@ -142,21 +170,12 @@ class DocumentConverter:
         begun = time.monotonic()
         state = _Try()
         try:
-            drained = self._draining.is_set()
-            record = self._record(row, claim, Outcome.RELEASED) if drained else self._with_retries(row, claim, state)
-        except Aborted:
-            record = self._record(row, claim, Outcome.RELEASED)
-        except ConversionError as error:
-            if self._draining.is_set() and self._cut_short(error.failure, state):
-                record = self._record(row, claim, Outcome.RELEASED)
-            else:
-                failure = error.failure.model_copy(update={"attempts": max(1, state.tries)})
-                quarantined = state.deaths >= DEATHS_TO_QUARANTINE
-                if quarantined:
-                    failure = failure.model_copy(update={"retryable": False})
-                record = self._record(
-                    row, claim, Outcome.QUARANTINED if quarantined else Outcome.FAILED, failure=failure
-                )
+            record = self._outcome(row, claim, state)
+            if state.journal is not None:
+                self._end(state.journal, record)
+        finally:
+            if state.folder is not None:
+                shutil.rmtree(state.folder, ignore_errors=True)
         state.seconds["total"] = time.monotonic() - begun
         record = record.model_copy(
             update={
@@ -168,6 +187,31 @@ class DocumentConverter:
         if record.outcome is Outcome.RELEASED:
             self._claims.release(claim)
         return record
+
+    def _outcome(self, row: Row, claim: Claim, state: _Try) -> Record:
+        try:
+            if self._draining.is_set():
+                return self._record(row, claim, Outcome.RELEASED)
+            return self._with_retries(row, claim, state)
+        except Aborted:
+            return self._record(row, claim, Outcome.RELEASED)
+        except ConversionError as error:
+            if self._draining.is_set() and self._cut_short(error.failure, state):
+                return self._record(row, claim, Outcome.RELEASED)
+            failure = error.failure.model_copy(update={"attempts": max(1, state.tries)})
+            quarantined = state.deaths >= DEATHS_TO_QUARANTINE
+            if quarantined:
+                failure = failure.model_copy(update={"retryable": False})
+            return self._record(row, claim, Outcome.QUARANTINED if quarantined else Outcome.FAILED, failure=failure)
+
+    def _end(self, journal: DocumentJournal, record: Record) -> None:
+        """What becomes of the finished pages: kept for whoever goes on, or of no more use."""
+        failure = record.failure
+        if record.outcome is Outcome.RELEASED:
+            journal.keep()
+        elif failure is None or not failure.retryable or failure.category is Category.TIMEOUT:
+            # Time that ran out would be out at once the next time: such a document begins anew.
+            journal.discard()
 
     def _cut_short(self, failure: Failure, state: _Try) -> bool:
         """Whether only the drain kept the document from another try: it never counts against a document."""
@@ -227,6 +271,8 @@ class DocumentConverter:
                 state.deaths += 1
                 if state.deaths >= DEATHS_TO_QUARANTINE:
                     return False
+            if isinstance(error, OutOfTime) and failure.retryable and state.journal is not None:
+                state.journal = state.journal.renewed()
             return failure.retryable
 
         def count(_: RetryCallState) -> None:
@@ -255,28 +301,44 @@ class DocumentConverter:
 
     def _once(self, row: Row, claim: Claim, state: _Try) -> Record:
         with local_disk():
-            folder = Path(tempfile.mkdtemp(prefix="document-", dir=self._scratch))
-            pdf, assets = folder / "document.pdf", folder / "assets"
-            assets.mkdir()
-        try:
-            begun = time.monotonic()
-            with _store_phase(Phase.FETCH):
-                self._patiently(self._fetch, row, pdf)
-            state.seconds["fetch"] = time.monotonic() - begun
-            with pdf.open("rb") as file:
-                state.source_sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-            begun = time.monotonic()
-            with local_disk():
-                result = self._pool.convert(
-                    pdf, row.key, self._passwords, assets, lambda page, pages: self._on_page(row, page, pages)
-                )
-            state.seconds["engine"] = result.seconds or time.monotonic() - begun
-            begun = time.monotonic()
-            record = self._publish(row, claim, result, state)
-            state.seconds["publish"] = time.monotonic() - begun
-            return record
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            if state.folder is None:
+                state.folder = Path(tempfile.mkdtemp(prefix="document-", dir=self._scratch))
+                (state.folder / "assets").mkdir()
+            pdf, assets = state.folder / "document.pdf", state.folder / "assets"
+            pdf.unlink(missing_ok=True)
+        begun = time.monotonic()
+        with _store_phase(Phase.FETCH):
+            self._patiently(self._fetch, row, pdf)
+        state.seconds["fetch"] = time.monotonic() - begun
+        with pdf.open("rb") as file:
+            state.source_sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        if state.journal is None or state.journal.content != state.source_sha256:
+            state.journal = self._journal(row, claim, state.source_sha256, assets)
+        journal = state.journal
+
+        def on_page(page: int, pages: int) -> None:
+            journal.count(pages)
+            self._on_page(row, page, pages)
+
+        begun = time.monotonic()
+        with local_disk():
+            result = self._pool.convert(pdf, row.key, self._passwords, assets, on_page, journal)
+        state.seconds["engine"] = result.seconds or time.monotonic() - begun
+        begun = time.monotonic()
+        record = self._publish(row, claim, result, state)
+        state.seconds["publish"] = time.monotonic() - begun
+        return record
+
+    def _journal(self, row: Row, claim: Claim, content: str, assets: Path) -> DocumentJournal:
+        """The document's journal, with what former holders of the claim saved; the first one has none to look for."""
+        journal = self._journals.open(content, row.index, assets)
+        if claim.n > 0:
+            try:
+                with local_disk():
+                    self._patiently(journal.load)
+            except StoreError as error:
+                _log.warning("the checkpoint of %s can't be read, it begins anew: %s", names.printable(row.key), error)
+        return journal
 
     def _fetch(self, row: Row, pdf: Path) -> None:
         if row.size > self._limits.max_bytes:
@@ -325,6 +387,8 @@ class DocumentConverter:
             own = self._patiently(self._publishing.publish, claim, data, assets, intent)
         if not own:
             return self._record(row, claim, Outcome.SKIPPED)
+        if state.journal is not None:
+            facts["resumed"] = state.journal.resumed
         return self._record(row, claim, Outcome.CONVERTED, bytes=len(data), warnings=result.warnings[:20], **facts)
 
     def _record(self, row: Row, claim: Claim, outcome: Outcome, **facts: object) -> Record:

@@ -106,6 +106,7 @@ def _serve(
     emit: Callable[[RenderedPage], None] | None,
 ) -> dict[str, Any]:
     from tasks.corpus.failures import Category, ConversionError, Phase
+    from tasks.engines.protocol import Handover
 
     pdf = Path(request["pdf"])
     reached = 0
@@ -115,6 +116,9 @@ def _serve(
         reached = page
         send(replies, {"kind": "progress", "page": page, "pages": pages})
 
+    def finish(page: int, payload: str) -> None:
+        send(replies, {"kind": "finished", "number": page, "payload": payload})
+
     result: Any
     try:
         if request["op"] == "inspect":
@@ -122,7 +126,9 @@ def _serve(
         elif request["op"] == "render":
             result = engine.render(pdf, request["passwords"], int(request["first"]), limits, emit)  # type: ignore[union-attr, arg-type]
         else:
-            result = engine.convert(pdf, Path(request["scratch"]), request["passwords"], limits, progress)  # type: ignore[union-attr]
+            handover = Handover({int(number): payload for number, payload in request["done"].items()}, finish)
+            scratch = Path(request["scratch"])
+            result = engine.convert(pdf, scratch, request["passwords"], limits, progress, handover)  # type: ignore[union-attr]
         reply = {"kind": "result", "result": result.model_dump(mode="json")}
         frames.encode(reply)
     except ConversionError as error:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +27,7 @@ _Document: Any = pymupdf.Document
 
 
 class Document(_Document):
-    """A PDF that tells which page is being loaded, and has no outline: it can be endless, and the Markdown does not need it."""
-
-    on_page: Callable[[int], None] | None = None
-    """Called with the number, 1-based, of each page loaded."""
-
-    def load_page(self, page_id: int) -> Any:
-        """The page at a 0-based number."""
-        if self.on_page is not None:
-            self.on_page(page_id + 1)
-        return super().load_page(page_id)
+    """A PDF without an outline: it can be endless, and the Markdown does not need it."""
 
     def get_toc(self, simple: bool = True) -> list[list[object]]:
         """Nothing."""

@@ -5,12 +5,13 @@ Engines run inside the sandbox's child process (tasks/engines/child.py): they ma
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from tasks.engines.pagememory import RenderedPage
 
@@ -97,6 +98,98 @@ class Inspection(BaseModel):
 Progress = Callable[[int, int], None]
 """Called with (page just begun, 1-based; pages in all): each call restarts the page's clock."""
 
+M = TypeVar("M", bound=BaseModel)
+
+
+class FinishedPage(BaseModel):
+    """A page that an engine is done with: with it, another process on another machine need not convert the page again."""
+
+    model_config = ConfigDict(frozen=True)
+
+    number: int = Field(ge=1)
+    payload: str
+    """JSON of the engine's own, opaque to everybody else: all that the page adds to the document's result."""
+    spent: float = 0.0
+    """Seconds of the document's time limit that were spent when it was done."""
+    files: list[str] = []
+    """Names of files in the result's assets folder that belong to it."""
+
+    @field_validator("payload")
+    @classmethod
+    def _is_text(cls, payload: str) -> str:
+        payload.encode()  # lone surrogates: could not be saved
+        return payload
+
+
+def parsed(payload: str | None, model: type[M]) -> M | None:
+    """What a payload says; None where there is none, or one that makes no sense: the page is converted again, then."""
+    if payload is None:
+        return None
+    try:
+        return model.model_validate_json(payload)
+    except ValidationError:
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Handover:
+    """What passes page by page between an engine and who asked for a conversion. An engine that ignores it always begins anew."""
+
+    done: Mapping[int, str] = field(default_factory=dict)
+    """Payloads that the same engine finished for the same document earlier, by page number: not to be converted again."""
+    finish: Callable[[int, str], None] = lambda number, payload: None
+    """Called with (page, payload) as soon as a page is done that was not in `done`. May not return."""
+
+    def known(self, number: int, model: type[M]) -> M | None:
+        """The page's payload, if it is done and makes sense."""
+        return parsed(self.done.get(number), model)
+
+
+class Journal(Protocol):
+    """One document's finished pages, as whoever asked for its conversion keeps them. Any thread."""
+
+    @property
+    def done(self) -> Mapping[int, FinishedPage]:
+        """Pages that need not be converted again, by number; their files lie in the assets folder."""
+        ...
+
+    @property
+    def spent(self) -> float:
+        """Seconds of the document's time limit that went to them."""
+        ...
+
+    def begin(self, *, among_others: bool = False) -> None:
+        """The engine begins to work on the document; `among_others`: on many pages of many documents at a time."""
+        ...
+
+    def finish(self, page: FinishedPage) -> None:
+        """Another page is done. Never waits for a store."""
+        ...
+
+    def stops(self) -> bool:
+        """Whether to end the conversion at this boundary between two pages, by raising Aborted."""
+        ...
+
+
+class Unkept:
+    """The journal of a conversion whose pages nobody keeps."""
+
+    done: Mapping[int, FinishedPage] = {}
+    spent = 0.0
+
+    def begin(self, *, among_others: bool = False) -> None:
+        """No matter."""
+
+    def finish(self, page: FinishedPage) -> None:
+        """No matter."""
+
+    def stops(self) -> bool:
+        """Never."""
+        return False
+
+
+UNKEPT = Unkept()
+
 
 class Engine(Protocol):
     """One loaded engine. Used by one thread."""
@@ -113,9 +206,12 @@ class Engine(Protocol):
         ...
 
     def convert(
-        self, pdf: Path, scratch: Path, passwords: list[str], limits: Limits, progress: Progress
+        self, pdf: Path, scratch: Path, passwords: list[str], limits: Limits, progress: Progress, handover: Handover
     ) -> EngineResult:
-        """Convert one document; `scratch` is an empty folder for assets. Raises ConversionError."""
+        """Convert one document; `scratch` is an empty folder for assets. Raises ConversionError.
+
+        The result is the same, to the byte, whatever pages `handover` has. Assets are made anew: none belongs to a page.
+        """
         ...
 
 

@@ -22,10 +22,10 @@ from typing import Any, NoReturn, Self
 from pydantic import ValidationError
 
 from tasks.corpus.failures import Category, ConversionError, Failure, PdfFlowsError, Phase
-from tasks.engines import confine, memory
+from tasks.engines import confine, frames, memory
 from tasks.engines.pagememory import PageMemory, RenderedPage
 from tasks.engines.process import ChildProcess
-from tasks.engines.protocol import EngineName, EngineResult, Inspection, Limits
+from tasks.engines.protocol import UNKEPT, EngineName, EngineResult, FinishedPage, Inspection, Journal, Limits
 
 START_TIMEOUT = 180.0
 """Seconds for an interpreter to start and load its engine; 3 to 5 are usual."""
@@ -37,7 +37,7 @@ _CPU_SLACK = 60.0
 
 
 class Aborted(PdfFlowsError):
-    """`Sandbox.kill` ended the conversion in hand. Says nothing about the document."""
+    """The conversion in hand was ended, by `kill` or by its journal. Says nothing about the document."""
 
 
 class OutOfTime(ConversionError):
@@ -124,7 +124,12 @@ class Sandbox:
             self._malformed()
 
     def convert(
-        self, pdf: Path, scratch: Path, passwords: list[str], progress: Callable[[int, int], None] | None = None
+        self,
+        pdf: Path,
+        scratch: Path,
+        passwords: list[str],
+        progress: Callable[[int, int], None] | None = None,
+        journal: Journal = UNKEPT,
     ) -> EngineResult:
         """Convert a document.
 
@@ -133,13 +138,19 @@ class Sandbox:
             scratch: an empty folder in there, for the assets; made where it does not exist.
             passwords: to try, in order.
             progress: called with (page begun, 1-based; pages) in this thread.
+            journal: gets the pages as they are done; what it has is not converted again, and counts for the time limit.
 
         Raises:
             ConversionError: the document failed.
-            Aborted: by `kill`.
+            OutOfTime: over the document's time limit.
+            Aborted: by `kill`, or because the journal stops at this page.
         """
+        limit, spent = self._limits.document_timeout, journal.spent
+        if spent >= limit:
+            message = f"over the document's time limit, {limit:g} s, before it was taken up again"
+            raise OutOfTime.of(Category.TIMEOUT, Phase.CONVERT, message, retryable=False)
         scratch.mkdir(exist_ok=True)
-        reply = self._request("convert", pdf, scratch, passwords, progress)
+        reply = self._request("convert", pdf, scratch, passwords, progress, journal=journal, spent=spent)
         try:
             result = EngineResult.model_validate(reply)
         except ValidationError:
@@ -259,6 +270,7 @@ class Sandbox:
         progress: Callable[[int, int], None] | None,
         *,
         on_page: Callable[[RenderedPage], None] | None = None,
+        journal: Journal = UNKEPT,
         first: int = 1,
         spent: float = 0.0,
     ) -> Any:
@@ -281,19 +293,22 @@ class Sandbox:
         _let_read(pdf)
         if scratch is not None:
             _give(scratch)
-        child.send(
-            {
-                "op": operation,
-                "pdf": str(pdf),
-                "scratch": str(scratch.resolve()) if scratch else None,
-                "passwords": passwords,
-                "first": first,
-                "cpu": self._limits.document_timeout * self._threads + _CPU_SLACK,
-            }
-        )
+        request = {
+            "op": operation,
+            "pdf": str(pdf),
+            "scratch": str(scratch.resolve()) if scratch else None,
+            "passwords": passwords,
+            "first": first,
+            "cpu": self._limits.document_timeout * self._threads + _CPU_SLACK,
+        }
+        child.send(request | {"done": _fitting(request, journal)})
         try:
-            reply = self._await(child, progress, on_page, first, spent)
-        except (ConversionError, Aborted):
+            reply = self._await(child, progress, on_page, journal, first, spent)
+        except ConversionError:
+            raise
+        except Aborted:
+            # By the journal or the caller, in the midst of the child's work; another is spawned only when somebody asks for it.
+            self._drop(child)
             raise
         except BaseException:
             # The caller's `progress` or `on_page` raised, or Ctrl-C: the child must not go on to answer
@@ -327,9 +342,11 @@ class Sandbox:
         child: ChildProcess,
         progress: Callable[[int, int], None] | None,
         on_page: Callable[[RenderedPage], None] | None,
+        journal: Journal,
         page: int,
         spent: float,
     ) -> dict[str, Any]:
+        pages = 0
         begun = page_begun = time.monotonic()
         cpu = page_cpu = child.cpu_seconds()
         while True:
@@ -344,10 +361,10 @@ class Sandbox:
                 self._died(child, page)
             match message.get("kind"):
                 case "progress":
-                    begun_page, pages = message.get("page"), message.get("pages")
-                    if not isinstance(begun_page, int) or not isinstance(pages, int):
+                    begun_page, of = message.get("page"), message.get("pages")
+                    if not isinstance(begun_page, int) or not isinstance(of, int):
                         self._malformed()
-                    page = begun_page
+                    page, pages = begun_page, of
                     page_begun, page_cpu = time.monotonic(), child.cpu_seconds()
                     if progress is not None:
                         progress(page, pages)
@@ -362,10 +379,31 @@ class Sandbox:
                     page_begun, page_cpu = time.monotonic(), child.cpu_seconds()
                     begun += page_begun - stopped
                     child.send({"op": "next"})
+                case "finished" if on_page is None:
+                    self._finished(message, pages, journal, spent + time.monotonic() - begun)
                 case "result" | "failure":
                     return message
                 case _:
                     self._malformed()
+
+    def _finished(self, message: dict[str, Any], pages: int, journal: Journal, spent: float) -> None:
+        """A page that the child is done with. Raises Aborted where the journal stops behind it."""
+        try:
+            done = FinishedPage(number=message.get("number"), payload=message.get("payload"), spent=spent)
+        except ValidationError:
+            self._malformed()
+        if done.number > pages:
+            self._malformed()
+        journal.finish(done)
+        if journal.stops():
+            raise Aborted(f"stopped behind page {done.number}")
+
+    def _drop(self, child: ChildProcess) -> None:
+        """End a child and put none in its place."""
+        with self._lock:
+            if self._child is child:
+                self._child, self._spare = self._spare, None
+        child.kill()
 
     def _timed_out(
         self, child: ChildProcess, page: int, whole: bool, since: float, cpu_before: float | None
@@ -413,6 +451,17 @@ class Sandbox:
             if not inside or not _is_plain_file(folder / asset.path.name):
                 self._malformed()
             asset.path = folder / asset.path.name
+
+
+def _fitting(request: dict[str, Any], journal: Journal) -> dict[str, str]:
+    """What the journal has, for the child; nothing where that is no frame: the document begins anew, then."""
+    done = {str(number): page.payload for number, page in journal.done.items()}
+    if done:
+        try:
+            frames.encode(request | {"done": done})
+        except ValueError:
+            return {}
+    return done
 
 
 def _end(status: int | None) -> str:

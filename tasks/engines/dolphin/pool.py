@@ -31,7 +31,7 @@ from tasks.engines.dolphin.images import prepared_size
 from tasks.engines.dolphin.result import ReadElement, ReadPage
 from tasks.engines.dolphin.settings import DeviceKind, DolphinOptions, ImageMode, Loaded, MarkdownMode, ReadingSettings
 from tasks.engines.pagememory import MODEL_SIDE, RenderedPage
-from tasks.engines.protocol import Asset, EngineResult, Page
+from tasks.engines.protocol import UNKEPT, Asset, EngineResult, FinishedPage, Journal, Page, parsed
 from tasks.engines.sandbox import Aborted, OutOfTime, Sandbox
 
 ENGINE_VERSION: Final = "1"
@@ -49,9 +49,25 @@ class _Document:
     name: str
     """Figures are named after it."""
     figures: Path
+    journal: Journal
+    known: dict[int, ReadPage]
+    """Read earlier, by number."""
     pages: list[Future[ReadPage]] = field(default_factory=list)
     over: threading.Event = field(default_factory=threading.Event)
     """It failed, or is done: pages need not be read any further."""
+
+    def take_known(self) -> None:
+        """The pages that come next, as far as they are known."""
+        while (page := self.known.get(len(self.pages) + 1)) is not None:
+            self.pages.append(_done(page))
+
+    def finish(self, page: ReadPage, spent: float) -> None:
+        """A page is read, or a gap for good."""
+        if not self.over.is_set():
+            files = [element.figure for element in page.elements if element.figure is not None]
+            self.journal.finish(
+                FinishedPage(number=page.number, payload=page.model_dump_json(), spent=spent, files=files)
+            )
 
 
 class DolphinPool:
@@ -151,28 +167,40 @@ class DolphinPool:
         return dict(self._versions)
 
     def convert(
-        self, pdf: Path, name: str, passwords: list[str], assets: Path, on_page: Callable[[int, int], None]
+        self,
+        pdf: Path,
+        name: str,
+        passwords: list[str],
+        assets: Path,
+        on_page: Callable[[int, int], None],
+        journal: Journal = UNKEPT,
     ) -> EngineResult:
         """Convert one document; any number of threads at once.
 
         Args:
             pdf: a local file, which is moved.
             name: the document's key; figures are named after its last part.
-            assets: an empty folder, for figures and JSON.
+            assets: a folder for figures and JSON; the figures of pages that are done lie in it.
             on_page: called with (page begun or done, pages).
+            journal: gets the pages as they are done, in any order, and has those that need not be read again.
 
         Raises:
             ConversionError: the document failed.
-            Aborted: by `kill`.
+            Aborted: by `kill`, or because the journal stops: then as soon as the pages in flight are done.
             EngineLost: the engine's processes do not stay alive.
         """
-        document = _Document(Path(name).stem, assets)
+        stem = Path(name).stem
+        document = _Document(stem, assets, journal, _known(journal, stem, assets))
         pages = document.pages
         with self._given:
             self._unrendered += 1
         try:
             try:
                 self._render(pdf, passwords, document, on_page)
+            except Aborted:
+                if not self._stopped.is_set():
+                    wait(pages)  # those in flight: `kill` ends them, too
+                raise
             finally:
                 with self._given:
                     self._unrendered -= 1
@@ -198,6 +226,11 @@ class DolphinPool:
         """
         with self._given:
             return self._given.wait_for(lambda: self._unrendered < len(self._sandboxes) + 1, timeout)
+
+    def refresh(self) -> None:
+        """Replace the sandboxes' children, which may have been harmed by what they did before."""
+        for sandbox in self._sandboxes:
+            sandbox.recycle()
 
     def kill(self) -> None:
         """Abort what is in hand: `convert` raises Aborted."""
@@ -256,19 +289,25 @@ class DolphinPool:
         on_page: Callable[[int, int], None],
     ) -> None:
         """Render all pages and have them read; a page over its limits is a gap, like one that cannot be rendered."""
-        pages = document.pages
-        rendered = False
+        pages, journal = document.pages, document.journal
+        rendered = any(page.width for page in document.known.values())
         paused = 0.0
         over: Failure | None = None
+
+        def spent() -> float:
+            return before + time.monotonic() - begun - paused
 
         def take(page: RenderedPage) -> None:
             nonlocal rendered, paused
             began = time.monotonic()
-            if page.gap is None:
+            at = spent()
+            if (known := document.known.get(page.number)) is not None:
+                pages.append(_done(known))
+            elif page.gap is None:
                 assert self._device is not None
                 if self._device.lost is not None:
                     raise self._device.lost
-                self._wait_for_room()
+                self._wait_for_room(journal)
                 try:
                     pixels = np.frombuffer(page.samples, np.uint8, page.height * page.width * 3)
                     place = self._arena_open().put(pixels.reshape(page.height, page.width, 3))
@@ -276,31 +315,41 @@ class DolphinPool:
                     self._room.release()
                     raise
                 assert self._threadpool is not None
-                pages.append(self._threadpool.submit(self._read_page, page.number, place, document))
+                pages.append(self._threadpool.submit(self._read_page, page.number, place, document, at))
                 rendered = True
             else:
-                pages.append(_done(ReadPage(number=page.number, gap=page.gap)))
+                gap = ReadPage(number=page.number, gap=page.gap)
+                pages.append(_done(gap))
+                document.finish(gap, at)
             on_page(page.number, page.pages)
             paused += time.monotonic() - began
 
         sandbox, place = self._sandbox()
         begun = time.monotonic()
+        before = journal.spent
         folder = Path(tempfile.mkdtemp(prefix="document-", dir=place))
         try:
             folder.chmod(0o755)
             local = folder / "document.pdf"
             pdf.rename(local)
+            journal.begin(among_others=True)
+            if journal.stops():
+                raise Aborted("stopped before the first page")
             while True:
+                document.take_known()
                 first = len(pages) + 1
                 try:
                     # The document's time does not begin anew behind a page that was lost.
-                    spent = time.monotonic() - begun - paused
-                    sandbox.render(local, passwords, take, first=first, spent=spent)
+                    sandbox.render(local, passwords, take, first=first, spent=spent())
                 except ConversionError as error:
                     if not self._goes_on(error, first, len(pages) + 1):
                         raise
-                    over = error.failure
-                    pages.append(_done(ReadPage(number=len(pages) + 1, gap=over.message)))
+                    if len(pages) + 1 not in document.known:
+                        over = error.failure
+                        gap = ReadPage(number=len(pages) + 1, gap=over.message)
+                        pages.append(_done(gap))
+                        document.finish(gap, spent())
+                    document.take_known()
                     if len(pages) >= sandbox.inspect(local, passwords).pages:
                         break
                 else:
@@ -335,10 +384,17 @@ class DolphinPool:
                 self._given.wait()
             return self._free.pop()
 
-    def _wait_for_room(self) -> None:
+    def _wait_for_room(self, journal: Journal) -> None:
         while not self._room.acquire(timeout=1.0):
             if self._stopped.is_set():
                 raise Aborted("the engine was stopped")
+            if journal.stops():
+                break
+        else:
+            if not journal.stops():
+                return
+            self._room.release()
+        raise Aborted("stopped before a page")
 
     def _arena_open(self) -> Arena:
         assert self._arena is not None
@@ -346,18 +402,20 @@ class DolphinPool:
 
     # -- reading --------------------------------------------------------------------------------------------------
 
-    def _read_page(self, number: int, place: Place, document: _Document) -> ReadPage:
+    def _read_page(self, number: int, place: Place, document: _Document, spent: float) -> ReadPage:
         """One page, whatever happens to it: a gap if it fails. Raises EngineLost, ArenaClosed."""
         waiting: list[Future[ReadText]] = []
         try:
-            return self._read(number, place, document, waiting)
+            page = self._read(number, place, document, waiting)
         except ConversionError as error:
-            return ReadPage(number=number, width=place.width, height=place.height, gap=error.failure.message)
+            page = ReadPage(number=number, width=place.width, height=place.height, gap=error.failure.message)
         finally:
             self._arena_open().give_back(place)
             if any(not future.done() for future in waiting) and self._device is not None:
                 self._device.cancel(waiting)
             self._room.release()
+        document.finish(page, spent)
+        return page
 
     def _read(self, number: int, place: Place, document: _Document, waiting: list[Future[ReadText]]) -> ReadPage:
         layout = self._submit(Prompt.LAYOUT, place, None, waiting).result()
@@ -457,6 +515,21 @@ def pages_in_flight(slots: int) -> int:
     needs: it keeps one or two rows busy on average, not the 20 that it has elements.
     """
     return min(_MOST_PAGES, slots * 2 // 3 + 2)
+
+
+def _known(journal: Journal, stem: str, assets: Path) -> dict[int, ReadPage]:
+    """The pages that the journal has, as far as they make sense and their figures are there."""
+    known: dict[int, ReadPage] = {}
+    for number, kept in journal.done.items():
+        page = parsed(kept.payload, ReadPage)
+        if page is None or page.number != number:
+            continue
+        figures = [(element.figure, element.reading_order) for element in page.elements if element.figure is not None]
+        if all(
+            name == result.figure_name(stem, number, order) and (assets / name).is_file() for name, order in figures
+        ):
+            known[number] = page
+    return known
 
 
 def _done(page: ReadPage) -> Future[ReadPage]:

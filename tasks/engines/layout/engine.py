@@ -1,28 +1,35 @@
 """The layout engine: plain pymupdf4llm 2.0 (layout mode) with its own decision about OCR.
 
-Around it: the progress of pages, refusal of pages that are too large to render, and a way down for documents on which the
-library raises: the pages that raise (three at most, then all) give their plain text layer instead, with a warning.
+It is given one page at a time, so that each can be handed over as soon as it is done. A page's Markdown depends on the others
+in one thing: the levels of headings are those of the document's font sizes, and come last.
+
+Around it: the progress of pages, refusal of pages that are too large to render, and a way down for pages on which the library
+raises: they (and all that follow a third one) give their plain text layer instead, with a warning.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib.metadata import version
+from itertools import compress, pairwise
 from pathlib import Path
-from types import ModuleType
-from typing import Any, Final
+from types import ModuleType, SimpleNamespace
+from typing import Any, Final, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from tasks.corpus.failures import Category, ConversionError, Phase
 from tasks.engines import memory
 from tasks.engines.layout import threads as thread_bounds
 from tasks.engines.markdown import clean
-from tasks.engines.protocol import EngineResult, Inspection, Limits, Page, Progress
+from tasks.engines.protocol import EngineResult, Handover, Inspection, Limits, Page, Progress
 
+ENGINE_VERSION: Final = "1"
+"""Of this engine's own code: changed when the same libraries give another text, or a page's payload is another."""
 _LIBRARIES: Final = ("pymupdf", "pymupdf4llm", "pymupdf-layout", "rapidocr", "onnxruntime", "opencv-python-headless")
-_MAX_ROUNDS: Final = 3
+_MOST_RAISED: Final = 3
+_HEADINGS: Final = frozenset({"title", "section-header"})
 _VISIBLE = re.compile(r"\S")
 
 
@@ -44,14 +51,13 @@ class LayoutEngine:
 
     def __init__(self, options: LayoutOptions, threads: int) -> None:
         thread_bounds.bound(threads)
-        import pymupdf4llm
         from pymupdf4llm.helpers import document_layout, utils
 
         from tasks.engines import opening
 
         self._options = options
         self._opening: ModuleType = opening
-        self._to_markdown: Callable[..., list[dict[str, Any]]] = pymupdf4llm.to_markdown
+        self._library: ModuleType = document_layout
         self._ocr = _GuardedOcr(opening.reason)
         # It loads every page and walks the form tree of the document for a table that Markdown never shows.
         utils.extract_form_fields_with_pages = lambda *_args, **_kwargs: {}
@@ -60,8 +66,8 @@ class LayoutEngine:
 
     @property
     def versions(self) -> dict[str, str]:
-        """The libraries; their models come inside them."""
-        return {library: version(library) for library in _LIBRARIES}
+        """The libraries, whose models come inside them, and this engine's own."""
+        return {library: version(library) for library in _LIBRARIES} | {"layout": ENGINE_VERSION}
 
     def inspect(self, pdf: Path, passwords: list[str], limits: Limits) -> Inspection:
         """Open only. Raises ConversionError."""
@@ -73,12 +79,11 @@ class LayoutEngine:
             document.close()
 
     def convert(
-        self, pdf: Path, scratch: Path, passwords: list[str], limits: Limits, progress: Progress
+        self, pdf: Path, scratch: Path, passwords: list[str], limits: Limits, progress: Progress, handover: Handover
     ) -> EngineResult:
         """Convert one document. Raises ConversionError; MemoryError and the like pass."""
-        return _Conversion(self._opening, self._to_markdown, self._ocr, self._options, limits).run(
-            pdf, passwords, progress
-        )
+        conversion = _Conversion(self._opening, self._library, self._ocr, self._options, limits, pdf, passwords)
+        return conversion.run(progress, handover)
 
 
 class _GuardedOcr:
@@ -87,7 +92,8 @@ class _GuardedOcr:
     def __init__(self, reason: Callable[[BaseException], str]) -> None:
         self._reason = reason
         self._run: Callable[..., None] | None = None
-        self.warnings: list[str] = []
+        self.reasons: list[str] = []
+        """Why there is none, of the pages since it was emptied."""
 
     def __call__(self, page: Any, **kwargs: Any) -> None:
         if self._run is None:
@@ -98,7 +104,31 @@ class _GuardedOcr:
         try:
             self._run(page, **kwargs)
         except Exception as error:  # noqa: BLE001 - MuPDF, NumPy, OpenCV and ONNX each raise their own
-            self.warnings.append(f"page {page.number + 1}: no OCR: {self._reason(error)}")
+            self.reasons.append(self._reason(error))
+
+
+class LaidPage(BaseModel):
+    """One page, laid out: all but the levels of its headings, which depend on the other pages."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    parts: list[str] = [""]
+    """The text before, between and behind the places where the marks of headings go."""
+    sizes: list[int] = []
+    """Font sizes of the headings, in points."""
+    plain: str | None = None
+    """Why it is only the text layer."""
+    raised: bool = False
+    """Because the library raised."""
+    gap: str | None = None
+    ocr: list[str] = []
+    """Why it has no OCR."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if len(self.parts) != len(self.sizes) + 1:
+            raise ValueError("parts and headings do not fit")
+        return self
 
 
 class _Conversion:
@@ -107,94 +137,132 @@ class _Conversion:
     def __init__(
         self,
         opening: ModuleType,
-        to_markdown: Callable[..., list[dict[str, Any]]],
+        library: ModuleType,
         ocr: _GuardedOcr,
         options: LayoutOptions,
         limits: Limits,
+        pdf: Path,
+        passwords: list[str],
     ) -> None:
-        self._opening, self._to_markdown, self._ocr = opening, to_markdown, ocr
+        self._opening, self._library, self._ocr = opening, library, ocr
         self._options, self._limits = options, limits
-        self._plain: dict[int, str] = {}
-        """Pages that are not for the library, and why."""
-        self._lost: dict[int, str] = {}
-        """Pages that cannot even be loaded, and why."""
+        self._pdf, self._passwords = pdf, passwords
+        self._document = self._open()
+        self._raised: list[str] = []
+        """Why the library raised, page after page."""
+        self._same: dict[int, LaidPage] = {}
+        """Pages by their object's number in the file: one that occurs twice was changed when it was converted."""
 
-    def run(self, pdf: Path, passwords: list[str], progress: Progress) -> EngineResult:
-        self._ocr.warnings = []
-        document = self._opening.open_document(pdf, passwords, self._limits)
+    def run(self, progress: Progress, handover: Handover) -> EngineResult:
         try:
-            count = document.page_count
-            self._survey(document)
-            if len(self._lost) == count:
-                raise self._unreadable(Phase.OPEN, self._lost[1])
-            texts: dict[int, str] = {}
-            for _ in range(_MAX_ROUNDS):
-                wanted = [number for number in range(1, count + 1) if number not in self._plain | self._lost]
-                if not wanted:
-                    break
-                self._ocr.warnings = []
-                at = _Reached(progress, count)
-                try:
-                    texts = self._convert_pages(document, wanted, at)
-                    break
-                except Exception as error:  # noqa: BLE001 - what it raises on a document is not its to choose
-                    reason = self._opening.reason(error)
-                    self._plain[at.page or wanted[0]] = reason
-                # What it did to the document so far (OCR text, rotation) would be done twice.
-                document.close()
-                document = self._opening.open_document(pdf, passwords, self._limits)
-            else:
-                self._plain |= dict.fromkeys(wanted, reason)
-            return self._result(document, count, texts)
+            count = self._document.page_count
+            done = {number: page for number in handover.done if (page := handover.known(number, LaidPage)) is not None}
+            # Of all pages: a broken one can make MuPDF repair the file, and what comes then must not depend on what was done.
+            lost, plain = self._survey(range(1, count + 1))
+            if len(lost) == count:
+                raise self._unreadable(Phase.OPEN, lost[1])
+            pages = []
+            for number in range(1, count + 1):
+                page = done.get(number)
+                if page is None:
+                    progress(number, count)
+                    page = self._page(number, lost.get(number), plain.get(number))
+                    handover.finish(number, page.model_dump_json())
+                if page.raised:
+                    self._raised.append(page.plain or "")
+                self._same.setdefault(self._object(number), page)
+                pages.append(page)
+            return self._result(pages)
         finally:
-            document.close()
+            self._document.close()
 
-    def _survey(self, document: Any) -> None:
-        """Find the pages that cannot be loaded and those that are too large to render (at 72 dpi: a pixel a point)."""
-        for number in range(1, document.page_count + 1):
+    def _open(self) -> Any:
+        return self._opening.open_document(self._pdf, self._passwords, self._limits)
+
+    def _survey(self, numbers: Iterable[int]) -> tuple[dict[int, str], dict[int, str]]:
+        """The pages that cannot be loaded, and those that are too large to render (at 72 dpi: a pixel a point); why."""
+        lost, plain = {}, {}
+        for number in numbers:
             try:
-                rect = document.load_page(number - 1).rect
+                rect = self._document.load_page(number - 1).rect
             except self._opening.DAMAGE as error:
-                self._lost[number] = self._opening.reason(error)
+                lost[number] = self._opening.reason(error)
                 continue
             if rect.width * rect.height > self._limits.max_pixels:
-                self._plain[number] = f"too large to render ({rect.width:.0f} x {rect.height:.0f} points)"
+                plain[number] = f"too large to render ({rect.width:.0f} x {rect.height:.0f} points)"
+        return lost, plain
 
-    def _convert_pages(self, document: Any, wanted: list[int], at: _Reached) -> dict[int, str]:
-        document.on_page = at
+    def _object(self, number: int) -> int:
+        """The page's object in the file; a number of its own where that is broken."""
         try:
-            chunks = self._to_markdown(
-                document,
-                page_chunks=True,
-                pages=[number - 1 for number in wanted],
-                use_ocr=self._options.ocr,
-                ocr_dpi=self._options.ocr_dpi,
-                ocr_function=self._ocr,
-            )
-        finally:
-            document.on_page = None
-        return {int(chunk["metadata"]["page_number"]): clean(chunk["text"]) for chunk in chunks}
+            return int(self._document.page_xref(number - 1)) or -number
+        except self._opening.DAMAGE:
+            return -number
 
-    def _result(self, document: Any, count: int, texts: dict[int, str]) -> EngineResult:
-        warnings = list(self._ocr.warnings)
-        if attached := self._opening.attachments(document):
+    def _page(self, number: int, lost: str | None, plain: str | None) -> LaidPage:
+        if lost is not None:
+            return LaidPage(gap=lost)
+        if (same := self._same.get(self._object(number))) is not None:
+            return same
+        if plain is not None:
+            return self._text_layer(number, plain)
+        if len(self._raised) >= _MOST_RAISED:
+            return self._text_layer(number, self._raised[-1])
+        self._ocr.reasons = []
+        try:
+            return self._laid(number)
+        except Exception as error:  # noqa: BLE001 - what it raises on a document is not its to choose
+            reason = self._opening.reason(error)
+        # What it did to the page so far (OCR text, rotation) must not show.
+        self._document.close()
+        self._document = self._open()
+        return self._text_layer(number, reason, raised=True)
+
+    def _laid(self, number: int) -> LaidPage:
+        """The page by the library: as it does a whole document's, but the levels of the headings."""
+        found = self._library.parse_document(
+            self._document,
+            pages=[number - 1],
+            force_text=True,
+            use_ocr=self._options.ocr,
+            ocr_dpi=self._options.ocr_dpi,
+            ocr_function=self._ocr,
+        )
+        boxes = found.pages[0].boxes
+        headings = [box.boxclass in _HEADINGS for box in boxes]
+        for box in compress(boxes, headings):
+            box.header_level = 0
+        (chunk,) = found.to_markdown(page_chunks=True)
+        text, sizes = chunk["text"], [int(box.max_fontsize) for box in compress(boxes, headings)]
+        places = [int(box["pos"][0]) for box in compress(chunk["page_boxes"], headings)]
+        parts = [clean(text[start:end]) for start, end in pairwise([0, *places, len(text)])]
+        return LaidPage(parts=parts, sizes=sizes, ocr=self._ocr.reasons)
+
+    def _result(self, laid: list[LaidPage]) -> EngineResult:
+        marks = self._marks({size for page in laid for size in page.sizes})
+        warnings = [f"page {number}: no OCR: {reason}" for number, page in enumerate(laid, 1) for reason in page.ocr]
+        if attached := self._opening.attachments(self._document):
             warnings.append(f"{attached} attached file(s) not converted")
         pages = []
-        for number in range(1, count + 1):
-            if number in texts:
-                pages.append(Page(number=number, text=texts[number]))
-            elif number in self._lost:
-                pages.append(Page(number=number, text="", gap=self._lost[number]))
-            else:
-                warnings.append(f"page {number}: text layer only: {self._plain[number]}")
-                pages.append(self._text_layer(document, number))
+        for number, page in enumerate(laid, 1):
+            if page.plain is not None:
+                warnings.append(f"page {number}: text layer only: {page.plain}")
+            marked = zip([marks[size] for size in page.sizes], page.parts[1:], strict=True)
+            text = page.parts[0] + "".join(mark + part for mark, part in marked)
+            pages.append(Page(number=number, text=text, gap=page.gap))
         if all(page.gap is not None for page in pages):
             raise self._unreadable(Phase.CONVERT, pages[0].gap or "")
-        if not any(_VISIBLE.search(page.text) for page in pages) and self._has_text(document, pages):
+        if not any(_VISIBLE.search(page.text) for page in pages) and self._has_text():
             raise ConversionError.of(
                 Category.NO_TEXT, Phase.CONVERT, "the pages have text, and the engine returned none"
             )
         return EngineResult(pages=pages, warnings=warnings)
+
+    def _marks(self, sizes: set[int]) -> dict[int, str]:
+        """The mark of a heading by its font size, given all that the document has; the library's own rule."""
+        boxes = {size: SimpleNamespace(boxclass="title", max_fontsize=size, header_level=0) for size in sizes}
+        self._library.update_header_tags([SimpleNamespace(boxes=boxes.values())], sizes)
+        return {size: "#" * box.header_level for size, box in boxes.items()}
 
     def _unreadable(self, phase: Phase, reason: str) -> ConversionError:
         if memory.words_say_so(reason):
@@ -202,24 +270,16 @@ class _Conversion:
             return ConversionError.of(Category.MEMORY, phase, message, retryable=False)
         return ConversionError.of(Category.DAMAGED, phase, f"no page can be read: {reason}")
 
-    def _text_layer(self, document: Any, number: int) -> Page:
+    def _text_layer(self, number: int, plain: str | None, *, raised: bool = False) -> LaidPage:
         try:
-            return Page(number=number, text=clean(document.load_page(number - 1).get_text()))
+            text = clean(self._document.load_page(number - 1).get_text())
         except self._opening.DAMAGE as error:
-            return Page(number=number, text="", gap=self._opening.reason(error))
+            return LaidPage(plain=plain, raised=raised, gap=self._opening.reason(error))
+        return LaidPage(parts=[text], plain=plain, raised=raised)
 
-    def _has_text(self, document: Any, pages: list[Page]) -> bool:
-        layers = (self._text_layer(document, page.number).text for page in pages if page.gap is None)
-        return any(_VISIBLE.search(layer) for layer in layers)
-
-
-class _Reached:
-    """Passes on the progress, and remembers the page in hand."""
-
-    def __init__(self, progress: Progress, pages: int) -> None:
-        self._progress, self._pages = progress, pages
-        self.page: int | None = None
-
-    def __call__(self, page: int) -> None:
-        self.page = page
-        self._progress(page, self._pages)
+    def _has_text(self) -> bool:
+        """Whether a page has a text layer, before the engine did anything to it."""
+        self._document.close()
+        self._document = self._open()
+        layers = (self._text_layer(number, None) for number in range(1, self._document.page_count + 1))
+        return any(_VISIBLE.search(layer.parts[0]) for layer in layers)
