@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import sys
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Group, Parameter
 
+from deployments.dolphin_commands import DOLPHIN, Model, Revision, gpu_check, weights
+from deployments.say import Json, print_json, say
 from deployments.streams import lost_output, settle
 from tasks.corpus.failures import PdfFlowsError, UsageError
 from tasks.engines.dolphin.settings import DEFAULT_MODEL
@@ -25,7 +27,6 @@ Output = Annotated[
     str, Parameter(help="Where the Markdown goes: a folder or s3://bucket/prefix, not inside the input.")
 ]
 RunsUrl = Annotated[str | None, Parameter(help="Where runs are kept, if not in _runs of the output.")]
-Json = Annotated[bool, Parameter(name="--json", negative="", help="Print exactly one JSON object on stdout.")]
 Engine = Annotated[Literal["layout", "dolphin", "dummy"], Parameter(help="What turns pages into Markdown.")]
 Limit = Annotated[int | None, Parameter(help="Only the first so many documents, in the order of their names.")]
 Workers = Annotated[
@@ -40,13 +41,7 @@ PasswordFile = Annotated[
 ]
 
 
-DOLPHIN = Group("Dolphin engine", sort_key=1)
-Model = Annotated[
-    str, Parameter(group=DOLPHIN, help="A Hugging Face id, a folder, or s3://bucket/prefix with the weights.")
-]
-Revision = Annotated[
-    str | None, Parameter(group=DOLPHIN, help="Of a Hugging Face id. Default: the pinned one of a known model.")
-]
+MONEY = Group("Money, time and machines", sort_key=2)
 
 
 @app.command
@@ -107,6 +102,33 @@ def convert(
     json_output: Annotated[
         bool, Parameter(group=DOLPHIN, negative="", help="Publish labels, boxes and texts as JSON beside the Markdown.")
     ] = False,
+    budget: Annotated[
+        str | None, Parameter(group=MONEY, help="USD that the run never exceeds; running again goes on.")
+    ] = None,
+    budget_target: Annotated[str | None, Parameter(group=MONEY, help="USD past which the run warns.")] = None,
+    deadline: Annotated[
+        str | None, Parameter(group=MONEY, help="Begin no more documents after so long: 48h, 90m, 2d.")
+    ] = None,
+    max_price: Annotated[
+        str | None, Parameter(group=MONEY, help="USD an hour that a machine costs at most (that of the Spot requests).")
+    ] = None,
+    price: Annotated[
+        float | None, Parameter(group=MONEY, help="USD an hour of a machine, where AWS's prices don't apply.")
+    ] = None,
+    on_demand: Annotated[
+        str | None,
+        Parameter(group=MONEY, help="ECS capacity provider with on-demand machines, for a deadline at risk."),
+    ] = None,
+    machine_types: Annotated[
+        str | None, Parameter(group=MONEY, help="EC2 instance types that the work pool may start, with commas.")
+    ] = None,
+    region: Annotated[str | None, Parameter(group=MONEY, help="The AWS region of these machines.")] = None,
+    canary: Annotated[
+        int | None,
+        Parameter(
+            group=MONEY, help="One worker converts so many documents first. Default: 20 on a work pool, else none."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> int:
     """Convert every PDF below INPUT into Markdown below OUTPUT. Run it again after a stop: it goes on."""
@@ -144,6 +166,15 @@ def convert(
         "stop_loops": stop_loops,
         "marginalia": marginalia,
         "json_output": json_output,
+        "budget": budget,
+        "budget_target": budget_target,
+        "deadline": deadline,
+        "max_price": max_price,
+        "price": price,
+        "on_demand": on_demand,
+        "machine_types": machine_types,
+        "region": region,
+        "canary": canary,
     }
     options: Options = _options(parameters)
     if dry_run:
@@ -152,6 +183,8 @@ def convert(
     parameters |= {"input": options.input, "output": options.output, "runs": options.runs}
     if options.dolphin is not None:
         parameters["model"] = options.dolphin.model
+    terms = options.terms
+    parameters |= {"budget": terms.budget, "budget_target": terms.target, "max_price": terms.max_price}
     # What can be refused without a server is refused before one is started.
     source, output_store, runs_store = open_stores(options)
     _first_look(source, output_store, runs_store, options)
@@ -163,6 +196,29 @@ def convert(
 
         server.wait()
         return run_flow(lambda: convert_corpus(**parameters, return_state=True), as_json=as_json)
+
+
+@app.command
+def scale(
+    run: Annotated[str, Parameter(help="The run's OUTPUT (its latest run), or a run id with --output or --runs.")],
+    workers: Annotated[int, Parameter(help="How many workers from now on; 0: the run waits.")],
+    /,
+    *,
+    output: Annotated[str | None, Parameter(help="The run's output, where RUN is a run id.")] = None,
+    runs: RunsUrl = None,
+) -> int:
+    """Change the number of workers of a run that is going on. Its parent launches or drains within seconds."""
+    from tasks.corpus.store import open_store
+    from tasks.options import runs_url
+    from tasks.scale import ask_for
+
+    named = output is not None or runs is not None
+    where = runs_url(output or run, runs)
+    if not named and "/" not in run and not Path(run).exists():
+        raise UsageError(f"{run!r} is no folder: name the output, or the run id and --output OUTPUT")
+    wish, spec = ask_for(open_store(where), run if named else None, workers)
+    say(f"run {spec.run_id}: {wish.workers} workers wanted; its parent reads it within seconds")
+    return 0
 
 
 @app.command
@@ -206,29 +262,29 @@ def audit(output: Output, run_id: str | None = None, /, *, runs: RunsUrl = None,
     stopped = report is not None and report.state is RunState.STOPPED
     finished = account.remaining == 0 or stopped
     if as_json:
-        _print_json({"run_id": spec.run_id, **account.model_dump(), "closes": account.closes, "finished": finished})
+        print_json({"run_id": spec.run_id, **account.model_dump(), "closes": account.closes, "finished": finished})
     else:
-        _say(
+        say(
             f"run {spec.run_id}: {account.documents} documents = {account.converted} converted + {account.skipped} skipped"
             f" + {account.failed} failed + {account.quarantined} quarantined + {account.remaining} remaining"
         )
-        _say(
+        say(
             f"partial {account.partial}, recovered {account.recovered}, published twice {account.duplicates}, lost {account.lost}"
         )
         for key in account.duplicate_keys:
-            _say(f"published twice: {key}")
+            say(f"published twice: {key}")
         for key in account.lost_keys:
-            _say(f"recorded as converted, but its output is gone: {key}")
+            say(f"recorded as converted, but its output is gone: {key}")
         if account.remaining:
-            _say(
+            say(
                 "the run was stopped before its end"
                 if stopped
                 else "the run has not come to its end: wait for it, or run convert again if nothing runs any more"
             )
         if not account.closes:
-            _say("THE ACCOUNTING DOES NOT CLOSE")
+            say("THE ACCOUNTING DOES NOT CLOSE")
         else:
-            _say("the accounting closes" if finished else "the accounting closes as far as the run has come")
+            say("the accounting closes" if finished else "the accounting closes as far as the run has come")
     return 0 if account.closes and finished else 1
 
 
@@ -244,7 +300,7 @@ def failures(output: Output, run_id: str | None = None, /, *, runs: RunsUrl = No
     spec = resolve(runs_store, run_id)
     found = reconcile_run(runs_store, output_store, spec).failures
     if as_json:
-        _print_json(
+        print_json(
             {
                 "run_id": spec.run_id,
                 "failures": [
@@ -259,20 +315,20 @@ def failures(output: Output, run_id: str | None = None, /, *, runs: RunsUrl = No
         )
         return 0
     if not found:
-        _say(f"run {spec.run_id}: no failures")
+        say(f"run {spec.run_id}: no failures")
         return 0
     groups: dict[tuple[str, str], int] = {}
     for failed in found:
         group = (failed.failure.category.value, failed.failure.phase.value)
         groups[group] = groups.get(group, 0) + 1
-    _say(f"run {spec.run_id}: {len(found)} documents failed")
+    say(f"run {spec.run_id}: {len(found)} documents failed")
     if spec.retry_of is not None:
-        _say(f"  (it tried only documents of run {spec.retry_of} again: name that run to see its other failures)")
+        say(f"  (it tried only documents of run {spec.retry_of} again: name that run to see its other failures)")
     for (category, phase), count in sorted(groups.items(), key=lambda item: -item[1]):
-        _say(f"  {count:>6}  {category} ({phase})")
+        say(f"  {count:>6}  {category} ({phase})")
     for failed in found:
-        _say(f"{printable(failed.key)}: {failed.failure.category}: {failed.failure.message}")
-        _say(f"    {replay_command(spec.identity.output, spec.run_id, failed.key, runs_store.url)}")
+        say(f"{printable(failed.key)}: {failed.failure.category}: {failed.failure.message}")
+        say(f"    {replay_command(spec.identity.output, spec.run_id, failed.key, runs_store.url)}")
     return 0
 
 
@@ -351,16 +407,14 @@ def runs(output: Output, /, *, runs: RunsUrl = None, as_json: Json = False) -> i
             }
         )
     if as_json:
-        _print_json({"runs": rows})
+        print_json({"runs": rows})
         return 0
     if not rows:
         raise UsageError(f"there are no runs in {runs_store.url}: convert something first")
-    _say(
-        f"{'run':<24} {'created':<26} {'engine':<8} {'documents':>9} {'converted':>9} {'failed':>6} {'left':>6}  state"
-    )
+    say(f"{'run':<24} {'created':<26} {'engine':<8} {'documents':>9} {'converted':>9} {'failed':>6} {'left':>6}  state")
     for row in rows:
         shown = {name: "-" if value is None else value for name, value in row.items()}
-        _say(
+        say(
             "{run_id:<24} {created:<26} {engine:<8} {documents:>9} {converted:>9} {failed:>6} {remaining:>6}  {state}".format(
                 **shown
             )
@@ -368,93 +422,8 @@ def runs(output: Output, /, *, runs: RunsUrl = None, as_json: Json = False) -> i
     return 0
 
 
-weights = App(name="weights", help="The dolphin engine's model files.")
 app.command(weights)
-
-
-@weights.command(name="fetch")
-def weights_fetch(
-    model: Annotated[str, Parameter(help="A Hugging Face id, a folder, or s3://bucket/prefix.")] = DEFAULT_MODEL,
-    /,
-    *,
-    revision: Revision = None,
-    to: Annotated[str | None, Parameter(help="Keep the files in this folder instead of the models' folder.")] = None,
-    as_json: Json = False,
-) -> int:
-    """Fetch a model's files, check their sha256 and that it is a model that the dolphin engine runs."""
-    from pathlib import Path
-
-    from tasks.weights import check_installed, checkpoint_folder
-
-    check_installed()
-    folder = checkpoint_folder(model, revision, to=Path(to).expanduser() if to is not None else None, verify=True)
-
-    from tasks.engines.dolphin.checkpoint import Checkpoint
-
-    found = Checkpoint(folder)
-    generation = found.recognised()
-    facts = {
-        "folder": str(folder),
-        "generation": generation.value if generation is not None else None,
-        "parameters": found.parameters(),
-        "sha256": found.fingerprint(),
-    }
-    if as_json:
-        _print_json(facts)
-    else:
-        for name, value in facts.items():
-            _say(f"{name + ':':<12} {value if value is not None else 'not recognised: give --generation'}")
-    return 0
-
-
-@app.command(name="gpu-check")
-def gpu_check(
-    *,
-    model: Model = DEFAULT_MODEL,
-    revision: Revision = None,
-    generation: Annotated[
-        Literal["1.0", "1.5"] | None, Parameter(group=DOLPHIN, help="Default: recognised by the model's name.")
-    ] = None,
-    device: Annotated[Literal["cpu", "cuda"] | None, Parameter(help="Default: the GPU where there is one.")] = None,
-    slots: Annotated[int | None, Parameter(help="Texts read at the same time. Default: by the memory.")] = None,
-    pdf: Annotated[
-        list[str] | None, Parameter(negative="", help="Read this PDF (may be given again); not the samples.")
-    ] = None,
-    usd_per_hour: Annotated[float | None, Parameter(help="Price of the machine, for USD per 1,000 pages.")] = None,
-    as_json: Json = False,
-) -> int:
-    """Show that the dolphin engine reads here as it should, and how fast. Exit 0 only if all that has to agree does."""
-    from pathlib import Path
-
-    from tasks.weights import check_installed, checkpoint_folder
-
-    check_installed()
-    folder = checkpoint_folder(model, revision)
-
-    from deployments.gpu_check import SAMPLES, render
-    from tasks.engines.dolphin.gpucheck import check
-    from tasks.engines.dolphin.grammar import Generation
-    from tasks.engines.dolphin.settings import DeviceKind
-
-    pages = render([Path(name) for name in pdf] if pdf else sorted(SAMPLES.glob("*.pdf")))
-    report = check(
-        folder,
-        pages,
-        device=DeviceKind(device) if device is not None else None,
-        generation=Generation(generation) if generation is not None else None,
-        slots=slots,
-        usd_per_hour=usd_per_hour,
-        say=_tell,
-    )
-    if as_json:
-        _print_json({**report.model_dump(mode="json"), "passed": report.passed})
-    else:
-        for name, value in report.model_dump(mode="json").items():
-            _say(f"{name + ':':<22} {value}")
-        _say("passed" if report.passed else "FAILED: the ways of reading do not agree")
-        if report.peak_memory_gib is None:
-            _say("nothing of a GPU was checked: there is none, or --device cpu was given")
-    return 0 if report.passed else 1
+app.command(gpu_check, name="gpu-check")
 
 
 @app.command
@@ -484,10 +453,10 @@ def _quote(options: Any, as_json: bool) -> int:
 
     found = quote(options)
     if as_json:
-        _print_json(found.model_dump(mode="json"))
+        print_json(found.model_dump(mode="json"))
     else:
         for line in found.lines():
-            _say(line)
+            say(line)
     return 0
 
 
@@ -543,18 +512,6 @@ def _rate(text: str) -> float:
     if not 0 <= rate <= 1:
         raise UsageError(f"bad --max-failure-rate {text!r}: it must lie between 0% and 100%")
     return rate
-
-
-def _tell(text: str) -> None:
-    sys.stderr.write(text + "\n")
-
-
-def _print_json(data: object) -> None:
-    _say(json.dumps(data))
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(text + "\n")
 
 
 def main() -> None:

@@ -40,6 +40,15 @@ def convert_corpus(
     stop_loops: bool = True,
     marginalia: bool = True,
     json_output: bool = False,
+    budget: float | None = None,
+    budget_target: float | None = None,
+    deadline: str | None = None,
+    max_price: float | None = None,
+    price: float | None = None,
+    on_demand: str | None = None,
+    machine_types: str | None = None,
+    region: str | None = None,
+    canary: int | None = None,
 ) -> Any:
     """Convert every PDF below the input into Markdown below the output, once, whatever happens to the workers.
 
@@ -77,6 +86,15 @@ def convert_corpus(
         stop_loops: dolphin: stop and cut a text in which the model repeats itself without end.
         marginalia: dolphin: keep page headers, footers and numbers.
         json_output: dolphin: publish the structured result (labels, boxes, texts) beside the Markdown.
+        budget: USD that the run never exceeds: no more documents are begun before that, and running again goes on.
+        budget_target: USD past which the run warns.
+        deadline: Begin no more documents after so long, e.g. 48h, 90m or 2d.
+        max_price: USD an hour that a machine costs at most (the maximum price of the Spot requests).
+        price: USD an hour of a machine, where AWS's prices don't apply.
+        on_demand: Where workers go when the deadline is at risk: an ECS capacity provider with on-demand machines.
+        machine_types: EC2 instance types that the work pool may start, with commas between them.
+        region: The AWS region of these machines.
+        canary: One worker converts so many documents before the others start. Default: 20 on a work pool, else none.
     """
     from flows.convert_partition import convert_partition
     from tasks.entry import convert
@@ -112,5 +130,14 @@ def convert_corpus(
         stop_loops=stop_loops,
         marginalia=marginalia,
         json_output=json_output,
+        budget=budget,
+        budget_target=budget_target,
+        deadline=deadline,
+        max_price=max_price,
+        price=price,
+        on_demand=on_demand,
+        machine_types=machine_types,
+        region=region,
+        canary=canary,
     )
     return convert(parameters, get_run_logger(), convert_partition, dry_run=dry_run)

@@ -25,6 +25,10 @@ def convert_partition(
     task_runs_per_second: float = 15.0,
     batch: int = 1,
     password_file: str | None = None,
+    launch: int | None = None,
+    budgeted: bool = False,
+    parent_patience: float = 180.0,
+    sample: list[int] | None = None,
 ) -> Any:
     """Convert a worker's share of a run: load the engine once, claim, convert and publish document by document.
 
@@ -46,6 +50,10 @@ def convert_partition(
         task_runs_per_second: This worker's share of the task runs that Prefect's server can record.
         batch: Documents a task run: 1, or more in very large runs.
         password_file: Where passwords for encrypted PDFs are: a path, secretsmanager:NAME or secret:NAME (a Prefect Secret).
+        launch: Which launch of this worker it is.
+        budgeted: Claim only while the parent's record of what was spent advances.
+        parent_patience: Seconds without a heartbeat of the parent after which the worker drains.
+        sample: Documents to begin with (the canary's), by their index in the manifest.
     """
     from tasks.convert import BatchedTaskRuns, PacedTaskRuns, end_state, work_partition
     from tasks.passwords import read_passwords
@@ -64,6 +72,10 @@ def convert_partition(
         slots=slots,
         device_slots=device_slots,
         beat_seconds=beat_seconds,
+        launch=launch,
+        budgeted=budgeted,
+        parent_patience=parent_patience,
+        sample=sample or [],
     )
     around = PacedTaskRuns(task_runs_per_second) if batch == 1 else BatchedTaskRuns(batch)
     return end_state(lambda: work_partition(settings, get_run_logger(), read_passwords(password_file), around))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextvars
 import logging
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Protocol, cast
 from uuid import UUID
@@ -28,6 +28,7 @@ from tasks.corpus.audit import Reconciliation
 from tasks.corpus.failure_file import replay_command
 from tasks.corpus.failures import Failure
 from tasks.corpus.names import printable
+from tasks.fleet.money import Money
 from tasks.markup import code, plain
 from tasks.report import Report
 from tasks.ticker import Ticker
@@ -80,11 +81,20 @@ class RunProgress:
 
     Args:
         documents: that need work, so what 100 % is.
+        money: what the run has cost so far, and will.
     """
 
-    def __init__(self, documents: int, log: Log, seconds: float = PROGRESS_SECONDS) -> None:
+    def __init__(
+        self,
+        documents: int,
+        log: Log,
+        seconds: float = PROGRESS_SECONDS,
+        *,
+        money: Callable[[], Money | None] = lambda: None,
+    ) -> None:
         self._documents = documents
         self._log = log
+        self._money = money
         self._latest: HasProgress | None = None
         self._lives: dict[int, int] = {}
         self._before = 0
@@ -127,6 +137,8 @@ class RunProgress:
         if latest is None:
             return
         text = f"{self.done:,} of {self._documents:,} documents, {latest.failed:,} failures, {latest.pages:,} pages"
+        if (money := self._money()) is not None:
+            text += "; " + "; ".join(money.lines())
         if logged:
             self._log.info("Progress: %s", text)
         percent = 100 * self.done / max(1, self._documents)
@@ -213,6 +225,17 @@ def summary_markdown(report: Report, failures: UUID | None = None) -> str:
         command = f"pdf-flows retry {shlex.quote(report.output)} {report.run_id}"
         lines += ["", f"{_link('Each failed document and its cause', failures)}. To convert them again, run the "]
         lines += [f"deployment `retry-failures` with this output and run id, or {code(printable(command))}."]
+    if report.money is not None:
+        lines += ["", plain("; ".join(report.money.lines())) + "."]
+    if report.criteria:
+        lines += ["", "| criterion | | |", "| --- | --- | --- |"]
+        marks = {True: "met", False: "not met", None: "does not apply"}
+        lines += [f"| {one.name} | {marks[one.met]} | {plain(one.text)} |" for one in report.criteria]
+    if report.left:
+        lines += [
+            "",
+            "Still running, and it may cost money: " + ", ".join(code(printable(name)) for name in report.left),
+        ]
     if report.remaining:
         lines += ["", "To convert what remains, run the same again."]
     lines += ["", f"Report: {code(printable(report.report))}"]

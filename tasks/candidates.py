@@ -1,63 +1,72 @@
-"""Candidates: which documents a life may claim next - its own partitions' first, then others' far ends."""
+"""Candidates: which documents a life may claim next - its own partitions' first, then others' far ends.
+
+Within a partition the heaviest document comes first, so that no long one is left for the end; a partition's far end, from which
+idle workers steal, is its light one.
+"""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections import deque
+from array import array
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+from pathlib import Path
 
 from tenacity import Retrying
 
 from tasks.corpus import paths
 from tasks.corpus.audit import settled
 from tasks.corpus.claims import Claimed, Claims, Holder
-from tasks.corpus.failures import Category, StoreError
+from tasks.corpus.failures import Category
 from tasks.corpus.ledger import Record, read_ledger
 from tasks.corpus.lives import Observer, fence
 from tasks.corpus.manifest import Manifest, Row
 from tasks.corpus.partition import Bitmap, partition_of, partitions_of_worker
+from tasks.corpus.rowtable import RowTable
 from tasks.corpus.runs import RunSpec
+from tasks.corpus.settled import read_settled
 from tasks.corpus.store import Store
 
 STEAL_BATCH = 8
-"""Documents taken from a partition's far end before the claims are listed again."""
+"""Documents taken from a partition's far end before its claims are listed again."""
+STALE_SECONDS = 5.0
+"""A partition's claims are not listed again sooner, and a life that was seen to live is not looked at again sooner."""
+
+_RELEASED = 1 << 31
 
 
-class ClaimCursor:
-    """Walks a partition's claims along with its documents, both in order of the index: no claim is held in memory."""
+class ClaimTable:
+    """The newest claim on every document, as the last listings showed it: 4 bytes a document."""
 
-    def __init__(self, listed: Callable[[], Iterator[Claimed]], patient: Callable[[], Retrying]) -> None:
+    def __init__(self, documents: int, listed: Callable[[int], Iterator[Claimed]]) -> None:
         self._listed = listed
-        self._patient = patient
-        self._claims: Iterator[Claimed] | None = None
-        self._next: Claimed | None = None
-        patient()(self._advance, 0)
+        self._newest = array("I", bytes(4 * documents))
 
-    def at(self, index: int) -> Claimed | None:
-        """The newest claim on a document; indices must come in rising order."""
-        if self._next is not None and self._next.index < index:
-            self._patient()(self._advance, index)
-        return self._next if self._next is not None and self._next.index == index else None
+    def refresh(self, partition: int) -> None:
+        """List a partition's claims anew. Raises StoreError."""
+        for claimed in self._listed(partition):
+            self.note(claimed)
 
-    def _advance(self, index: int) -> None:
-        if self._claims is None:
-            self._claims = self._listed()
-        try:
-            self._next = next((claimed for claimed in self._claims if claimed.index >= index), None)
-        except StoreError:
-            self._claims = None  # a listing that broke off is begun again
-            raise
+    def note(self, claimed: Claimed) -> None:
+        """A claim that was seen, or taken."""
+        if claimed.index < len(self._newest):
+            self._newest[claimed.index] = (claimed.n + 1) | (_RELEASED if claimed.released else 0)
+
+    def newest(self, index: int) -> Claimed | None:
+        """The newest claim on a document, as far as it was seen."""
+        value = self._newest[index]
+        return Claimed(index, (value & ~_RELEASED) - 1, bool(value & _RELEASED)) if value else None
 
 
 class Candidates:
-    """One life's view of what is left to do. Memory: two bits a document, whatever the partition's size.
+    """One life's view of what is left to do. Memory: 20 bytes and a bit a document; the rows are on the disk.
 
     Args:
+        scratch: a folder for the rows.
         me: this life; its own claims are never candidates.
         epoch: of the supervising parent: failures of this start are not tried again.
         retry_failed: failures for good are candidates, too.
+        sample: documents to begin with (the canary's).
     """
 
     def __init__(
@@ -65,6 +74,7 @@ class Candidates:
         runs: Store,
         spec: RunSpec,
         manifest: Manifest,
+        scratch: Path,
         claims: Claims,
         me: Holder,
         *,
@@ -72,20 +82,36 @@ class Candidates:
         epoch: int,
         retry_failed: bool,
         patient: Callable[[], Retrying],
+        sample: Iterable[int] = (),
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._runs, self._spec, self._manifest, self._claims, self._me = runs, spec, manifest, claims, me
+        self._runs, self._spec, self._claims, self._me = runs, spec, claims, me
         self._epoch = epoch
         self._retry_failed = retry_failed
         self._patient = patient
+        self._clock = clock
+        self._sample = list(sample)
         self._mine = frozenset(partitions_of_worker(me.worker, workers, spec.partitions))
-        self._observer = Observer(runs, time.monotonic)
+        self._observer = Observer(runs, clock)
         self._lock = threading.Lock()
         self._finished = Bitmap(spec.documents)
+        self._taken = Bitmap(spec.documents)
+        self._table = ClaimTable(spec.documents, claims.listed)
+        self._refreshed: dict[int, float] = {}
+        self._living: dict[Holder, float] = {}
         self._read: set[Holder] = set()
         """Lives whose last segments were read since they were over."""
+        self.heaviest: int | None = None
+        """Documents that weigh more are left to others (a rebalance recommendation)."""
+        self._passed: set[int] = set()
+        self._rows = RowTable(manifest, scratch / "rows.jsonl", self._look)
         patient()(self._look_back)
         self.assigned = sum(self.is_mine(i) and i not in self._finished for i in range(spec.documents))
         """Documents that are this life's to do, as far as it knows: what others take from it is taken off."""
+
+    def close(self) -> None:
+        """Let the rows' file go."""
+        self._rows.close()
 
     def is_mine(self, index: int) -> bool:
         """Whether a document is of the partitions that this worker begins with."""
@@ -94,6 +120,24 @@ class Candidates:
     def partition(self, index: int) -> int:
         """The partition that a document's claims are filed under."""
         return partition_of(index, self._spec.partitions)
+
+    def weight(self, index: int) -> int:
+        """What a document weighs: see `tasks/corpus/rowtable.py`."""
+        return self._rows.weight(index)
+
+    @property
+    def passed_over(self) -> int:
+        """Documents that were left to others for their weight, and that this life did not see taken or settled."""
+        with self._lock:
+            return sum(index not in self._finished for index in self._passed)
+
+    def too_heavy(self, index: int) -> bool:
+        """Whether a document is left to others for its weight."""
+        if self.heaviest is None or self._rows.weight(index) <= self.heaviest:
+            return False
+        with self._lock:
+            self._passed.add(index)
+        return True
 
     def finish(self, index: int) -> None:
         """A document needs no more work. Thread-safe."""
@@ -106,69 +150,102 @@ class Candidates:
             self.assigned += documents
 
     def own(self) -> Iterator[tuple[Row, int]]:
-        """Documents of the own partitions that are worth a claim, with the claim's number."""
-        claims = self._cursors(self._mine)
-        for row in self._open():
-            if not self.is_mine(row.index):
-                continue
-            newest = claims[self.partition(row.index)].at(row.index)
-            if newest is None:
-                yield row, 0
-            elif self._patient()(self._free, newest):
-                yield row, newest.n + 1
-            else:
+        """Documents of the sample, then of the own partitions, that are worth a claim, with the claim's number."""
+        for partition in sorted(self._mine):
+            self._patient()(self._table.refresh, partition)
+            self._refreshed[partition] = self._clock()
+        for index in self._sample:
+            if not self.is_mine(index):
+                self._refresh(self.partition(index))
+            yield from self._worth(index)
+        mine = range(self._spec.documents)
+        for index in self._rows.heaviest_first(i for i in mine if self.is_mine(i) and i not in self._finished):
+            found = list(self._worth(index))
+            if not found and index not in self._finished and index not in self._taken:
                 self.reassign(-1)
+            yield from found
 
     def far_ends(self) -> Iterator[tuple[Row, int]]:
-        """Up to STEAL_BATCH unclaimed documents of each partition, from its far end; and what the dead left."""
-        everybody = range(self._spec.partitions)
-        claims = self._cursors(everybody)
-        ends: dict[int, deque[Row]] = {p: deque(maxlen=STEAL_BATCH) for p in everybody}
-        left: list[tuple[Row, int]] = []
-        for row in self._open():
-            p = self.partition(row.index)
-            newest = claims[p].at(row.index)
-            if newest is None:
-                ends[p].append(row)
-            elif len(left) < STEAL_BATCH and self._patient()(self._free, newest):
-                left.append((row, newest.n + 1))
-        yield from left
-        for end in sorted(ends.values(), key=len, reverse=True):
-            for row in reversed(end):
-                yield row, 0
+        """From each partition, beginning behind the own ones: what is unclaimed, from its far end, and what the dead left.
 
-    def _open(self) -> Iterator[Row]:
-        return (row for row in self._manifest.rows() if row.index not in self._finished)
+        Comes to its end when a pass over all partitions found nothing that is free.
+        """
+        partitions = self._spec.partitions
+        first = (max(self._mine, default=self._me.worker % partitions) + 1) % partitions
+        for p in ((first + step) % partitions for step in range(partitions)):
+            end = range(p, self._spec.documents, partitions)
+            batch = 0
+            for index in reversed(self._rows.heaviest_first(i for i in end if i not in self._finished)):
+                if batch % STEAL_BATCH == 0:
+                    self._refresh(p)
+                for candidate in self._worth(index):
+                    batch += 1
+                    yield candidate
 
-    def _cursors(self, partitions: Iterable[int]) -> dict[int, ClaimCursor]:
-        return {p: ClaimCursor(partial(self._claims.listed, p), self._patient) for p in partitions}
+    def _worth(self, index: int) -> Iterator[tuple[Row, int]]:
+        """The document with its claim's number, if it is worth a claim."""
+        if index in self._finished:
+            return
+        newest = self._table.newest(index)
+        if newest is not None and not self._patient()(self._free, newest):
+            return
+        if not self.too_heavy(index):
+            yield self._rows[index], 0 if newest is None else newest.n + 1
+
+    def _refresh(self, partition: int) -> None:
+        now = self._clock()
+        if now - self._refreshed.get(partition, float("-inf")) >= STALE_SECONDS:
+            self._patient()(self._table.refresh, partition)
+            self._refreshed[partition] = now
+
+    def took(self, index: int, n: int, mine: bool) -> None:
+        """This life tried to take claim `n`: somebody has it now. Where that is another life, the listing is old."""
+        self._table.note(Claimed(index, n, False))
+        # What another life took is no longer this one's, what is taken from another is.
+        self.reassign(mine - self.is_mine(index))
+        if mine:
+            self._taken.add(index)
+        else:
+            self._refresh(self.partition(index))
 
     def _free(self, newest: Claimed) -> bool:
         """Whether a claim may be taken over: given back, or its holder's life is over without having settled it."""
         if newest.released:
             return True
         holder = self._claims.holder(self.partition(newest.index), newest.index, newest.n)
-        if holder == self._me:
+        if holder.same(self._me):
+            return False
+        now = self._clock()
+        if now - self._living.get(holder, float("-inf")) < STALE_SECONDS:
             return False
         prefix = paths.life(self._spec.run_id, holder.worker, holder.attempt)
         verdict = self._observer.over(prefix)
         if verdict is None:
+            self._living[holder] = now
             return False
         if not verdict.startswith(("fenced", "ended")):
-            fence(self._runs, prefix, f"{verdict}, seen by worker {self._me.worker}/{self._me.attempt}")
+            why = f"{verdict}, seen by worker {self._me.worker}/{self._me.attempt}"
+            # Blames nobody: what ended it, a document or whoever ended all of this host's processes, only its parent can tell.
+            fence(self._runs, prefix, why)
         if holder not in self._read:
             # Its last segments may have come after this life's first look: read them before taking anything over.
             self._mark(read_ledger(self._runs, [prefix]))
             self._read.add(holder)
         return newest.index not in self._finished
 
+    def _look(self, row: Row) -> None:
+        """Find the documents that need no work: done, or failed for good before the run began."""
+        hopeless = row.failure is not None and (row.failure.category is Category.NAME or not self._retry_failed)
+        if row.done or hopeless:
+            self.finish(row.index)
+
     def _look_back(self) -> None:
-        """Find the documents that need no work: done, failed for good, or settled by an earlier life."""
-        for row in self._manifest.rows():
-            hopeless = row.failure is not None and (row.failure.category is Category.NAME or not self._retry_failed)
-            if row.done or hopeless:
-                self.finish(row.index)
-        self._mark(read_ledger(self._runs, [paths.workers(self._spec.run_id)]))
+        """What former lives settled, as the parent found it; where it said nothing, all that they ever wrote."""
+        found = read_settled(self._runs, self._spec.run_id, self._epoch, self._spec.documents)
+        if found is not None:
+            self._finished |= found
+        else:
+            self._mark(read_ledger(self._runs, [paths.workers(self._spec.run_id)]))
 
     def _mark(self, records: Iterator[Record]) -> None:
         for record in records:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from prefect import Flow, task
@@ -13,24 +15,42 @@ from prefect.cache_policies import NO_CACHE
 from prefect.exceptions import TerminationSignal
 from prefect.states import Completed, Failed
 
-from tasks.account import conclude, reconcile_run
+from tasks.account import conclude, left_to_do, reconcile_run
 from tasks.api import current_flow_run
 from tasks.artifacts import RunProgress, name_flow_run, publish_run
+from tasks.canary import Canary, Waiting
 from tasks.cores import usable_cores
-from tasks.corpus.failures import PdfFlowsError, UsageError
+from tasks.corpus.checkpoints import sweep
+from tasks.corpus.failures import PdfFlowsError, StoreError, UsageError
+from tasks.corpus.partition import Bitmap
+from tasks.corpus.runs import RunSpec, load_manifest
+from tasks.corpus.settled import SettledBy, write_settled
+from tasks.corpus.store import Store
+from tasks.fleet.launcher import Handle
+from tasks.fleet.money import Money
+from tasks.fleet.notice import Notice, NoticeKind, NoticeWatch
+from tasks.fleet.prices import AwsPrices, FixedPrices, Prices
+from tasks.fleet.supervisor import Patience
 from tasks.launch import LocalLauncher, WorkPoolLauncher
 from tasks.lease import ParentLease
 from tasks.options import LauncherName, Options
 from tasks.passwords import read_passwords
-from tasks.plan import Planned, Selection, open_stores, plan_run
+from tasks.plan import Planned, Selection, Stores, open_stores, plan_run
+from tasks.pulse import PARENT_PATIENCE_SECONDS
 from tasks.report import Report, RunState
+from tasks.scratch import scratch_folder
 from tasks.supervise import Log, Progress, Supervision, end_former_lives
+from tasks.treasury import Treasury
 from tasks.weights import check_model
+
+_log = logging.getLogger("pdf_flows.conversion")
 
 TASK_RUNS_PER_SECOND = 30.0
 """What Prefect's server records without dropping any, with room to spare: measured 40 to 50 on one core."""
 BATCH = 100
 """Documents a task run above `task_run_limit`."""
+POOL_PATIENCE_SECONDS = 900.0
+"""How long workers on a pool go on without a parent, in a run without a budget: until it was started again elsewhere."""
 BEAT_FOLDER_SECONDS = 2.0
 BEAT_S3_SECONDS = 15.0
 
@@ -45,20 +65,32 @@ def plan(work: Callable[[], Planned], box: list[PdfFlowsError]) -> Planned | Any
         return Failed(message=str(error))
 
 
-def worker_parameters(options: Options, planned: Planned, epoch: int) -> Callable[[int], dict[str, Any]]:
-    """The parameters of each worker's flow run: where the run is, and what may differ between its starts."""
+def worker_parameters(
+    options: Options, planned: Planned, epoch: int, sample: list[int]
+) -> Callable[[int, int], dict[str, Any]]:
+    """The parameters of each worker's flow run: where the run is, and what may differ between its starts.
+
+    Args:
+        sample: documents that worker 0 begins with (the canary's).
+    """
     # Only workers of this machine share its cores; others have what their own machine has.
     local = options.launcher is LauncherName.LOCAL
     threads = max(1, usable_cores() // options.workers) if local else None
     s3 = options.runs_url.startswith("s3://")
 
-    def parameters(worker: int) -> dict[str, Any]:
+    def parameters(worker: int, launch: int) -> dict[str, Any]:
         return {
             "runs": options.runs_url,
             "run_id": planned.spec.run_id,
             "worker": worker,
             "workers": options.workers,
             "epoch": epoch,
+            "launch": launch,
+            "sample": sample if worker == 0 else [],
+            "budgeted": options.terms.budget is not None,
+            "parent_patience": PARENT_PATIENCE_SECONDS
+            if local or options.terms.budget is not None
+            else POOL_PATIENCE_SECONDS,
             "retries": options.retries,
             "device_slots": options.slots,
             "retry_failed": options.retry_failed,
@@ -71,6 +103,126 @@ def worker_parameters(options: Options, planned: Planned, epoch: int) -> Callabl
         }
 
     return parameters
+
+
+def on_demand_variables(provider: str | None) -> dict[str, Any] | None:
+    """The job variables (prefect-aws' ECS work pool) that put a worker on the on-demand capacity provider."""
+    if provider is None:
+        return None
+    return {"capacity_provider_strategy": [{"capacityProvider": provider, "weight": 1, "base": 0}]}
+
+
+class _Start:
+    """One start of a run: who launches its workers, who of a former start lives, what is done already."""
+
+    def __init__(
+        self, spec: RunSpec, lease: ParentLease, stores: Stores, launcher: LocalLauncher | WorkPoolLauncher
+    ) -> None:
+        self._spec, self._lease, self._stores, self.launcher = spec, lease, stores, launcher
+        self.treasury: Treasury | None = None
+        self._canary: Canary | None = None
+        self.waiting = self.pages_before = 0
+        self._adopted: dict[int, Handle] = {}
+        self._living: set[str] = set()
+
+    @classmethod
+    def of(
+        cls, options: Options, planned: Planned, lease: ParentLease, stores: Stores, child: Flow[..., Any]
+    ) -> _Start:
+        """Look back, and write down for the workers what was found."""
+        spec = planned.spec
+        _, output, runs = stores
+        sample: list[int] = []
+        parameters = worker_parameters(options, planned, lease.epoch, sample)
+        launcher: LocalLauncher | WorkPoolLauncher
+        if options.launcher is LauncherName.LOCAL:
+            launcher = LocalLauncher(child, parameters, spec.run_id, _relay)
+        else:
+            launcher = WorkPoolLauncher(
+                parameters, spec.run_id, options.deployment, on_demand_variables(options.on_demand)
+            )
+        start = cls(spec, lease, stores, launcher)
+        start.waiting = planned.waiting
+        settled = Bitmap(spec.documents)
+        if planned.resumed:
+            start._adopted = launcher.adopt()
+            kept = [str(handle.flow_run_id) for handle in start._adopted.values()]
+            start._living = end_former_lives(runs, spec.run_id, kept)
+            found, account = Bitmap.from_bytes(spec.documents, planned.settled), planned.account
+            if found is None or account is None:
+                by = SettledBy(spec.documents, options.retry_failed)
+                account, found = reconcile_run(runs, output, spec, by).account, by.found
+            settled = found
+            start.pages_before = account.pages
+            start.waiting = account.remaining + account.failed + account.quarantined
+        write_settled(runs, spec.run_id, lease.epoch, settled)
+        if start.waiting:
+            start._govern(options, settled, sample)
+        return start
+
+    def _govern(self, options: Options, settled: Bitmap, sample: list[int]) -> None:
+        """Money, time and the canary, where there are any."""
+        terms, runs = options.lasting_terms, self._stores[2]
+        documents = options.canary_documents if self.pages_before == 0 and not self._adopted else 0
+        paid = options.launcher is LauncherName.WORK_POOL or terms.budget is not None or terms.deadline is not None
+        if not documents and not paid:
+            return
+        with scratch_folder() as folder:
+            waiting = Waiting(load_manifest(runs, self._spec, folder).rows(), settled)
+        if paid or terms.target is not None:
+            prices: Prices = AwsPrices(max_price=terms.max_price)
+            if options.price is not None:
+                prices = FixedPrices(options.price, ceiling=terms.max_price)
+            self.treasury = Treasury(
+                runs,
+                self._spec.run_id,
+                terms,
+                prices,
+                types=options.types_started,
+                region=options.region,
+                workers=options.workers,
+                weight=waiting.weight,
+                living=self._living,
+                launched=[k for k in self._adopted if not any(name.startswith(f"{k}/") for name in self._living)],
+            )
+        if documents:
+            sample[:] = waiting.sample(documents)
+            self._canary = Canary(
+                len(sample),
+                options.workers,
+                waiting.weight,
+                max_failure_rate=options.max_failure_rate,
+                treasury=self.treasury,
+                budget=terms.budget,
+                deadline=terms.deadline,
+            )
+
+    def money(self) -> Money | None:
+        """Where the run stands."""
+        return self.treasury.money() if self.treasury is not None else None
+
+    def supervision(self, options: Options, log: Log, show: Callable[[Progress], None]) -> Supervision:
+        """The watch over this start's workers."""
+        s3 = options.runs_url.startswith("s3://")
+        states = self.launcher.states
+        _, output, runs = self._stores
+        made = Supervision(
+            runs,
+            self._spec,
+            self._lease,
+            self.launcher,
+            1 if self._canary is not None else options.workers,
+            log,
+            remaining=self.waiting,
+            look_seconds=5.0 if s3 else 1.0,
+            patience=Patience(page=options.limits.page_timeout),
+            governors=[governor for governor in (self.treasury, self._canary) if governor is not None],
+            cancelled=lambda: states.cancelled,
+            recount=lambda: left_to_do(runs, output, self._spec, self._lease.epoch, options.retry_failed),
+            on_progress=show,
+        )
+        made.adopt(self._adopted)
+        return made
 
 
 class Conversion:
@@ -124,38 +276,25 @@ class Conversion:
         flow_run_id = str(flow_run.id) if flow_run is not None else None
         s3 = options.runs_url.startswith("s3://")
         with ParentLease(runs, spec.run_id, flow_run_id, BEAT_S3_SECONDS if s3 else BEAT_FOLDER_SECONDS) as lease:
-            before = 0
-            waiting = done.waiting
-            if done.resumed:
-                end_former_lives(runs, spec.run_id)
-                account = done.account or reconcile_run(runs, output, spec).account
-                before = account.pages
-                waiting = account.remaining + account.failed + account.quarantined
+            start = _Start.of(options, done, lease, stores, self._child)
+            waiting, before = start.waiting, start.pages_before
             log.info(
                 "Run %s: %d documents, %d waiting, %d workers", spec.run_id, spec.documents, waiting, options.workers
             )
-            stopped = self._stopped
+            stopped, left, money = self._stopped, list[str](), None
             if waiting and stopped is None:
-                parameters = worker_parameters(options, done, lease.epoch)
-                launcher: LocalLauncher | WorkPoolLauncher
-                if options.launcher is LauncherName.LOCAL:
-                    launcher = LocalLauncher(self._child, parameters, spec.run_id, _relay)
-                else:
-                    launcher = WorkPoolLauncher(parameters, spec.run_id, lease.epoch)
-                self._supervision = Supervision(
-                    runs,
-                    spec,
-                    lease,
-                    launcher,
-                    options.workers,
-                    log,
-                    look_seconds=5.0 if s3 else 1.0,
-                    on_progress=self._show,
-                )
+                self._supervision = start.supervision(options, log, self._show)
                 if self._stopped is not None:
                     self._supervision.stop(self._stopped)
-                with RunProgress(waiting, log) as self._shown:
-                    stopped = self._supervise(self._supervision)
+                with RunProgress(waiting, log, money=start.money) as self._shown, self._noticing():
+                    try:
+                        stopped = self._supervise(self._supervision)
+                    finally:
+                        # In every end state, an error's too: nothing is left running.
+                        if not self._supervision.left_to:
+                            left = start.launcher.end()
+                if start.treasury is not None:
+                    money = start.treasury.close(self._supervision.seen())
             report, result = conclude(
                 runs,
                 output,
@@ -164,7 +303,15 @@ class Conversion:
                 seconds=time.monotonic() - begun,
                 pages_before=before,
                 max_failure_rate=options.max_failure_rate,
+                written=self._supervision is None or not self._supervision.left_to,
+                money=money,
+                left=left if self._supervision is not None else None,
+                deadline=options.terms.deadline,
             )
+            if report.remaining == 0 and report.state is not RunState.STOPPED:
+                _sweep(runs, spec.run_id)
+        for name in left:
+            log.warning("Still running, and it may cost money: %s", name)
         publish_run(report, result, runs.url, log)
         log.info(
             "%s: %d documents = %d converted + %d skipped + %d failed + %d quarantined + %d remaining; %d pages in %.1f s",
@@ -178,12 +325,34 @@ class Conversion:
             report.pages,
             report.seconds,
         )
+        if money is not None:
+            log.info("Money: %s", "; ".join(money.lines()))
+        for criterion in report.criteria:
+            if criterion.met is not None:
+                log.log(logging.INFO if criterion.met else logging.WARNING, "%s", criterion.line().strip())
         return report
 
     def _show(self, progress: Progress) -> None:
         self._on_progress(progress)
         if self._shown is not None:
             self._shown.show(progress)
+
+    def _noticed(self, notice: Notice) -> None:
+        """This machine is taken away, and with it the parent and all its workers: nobody is relaunched here."""
+        if notice.kind is NoticeKind.INTERRUPTION:
+            self.stop("notice: this machine is taken away; run the same on another one to go on")
+
+    @contextmanager
+    def _noticing(self) -> Iterator[None]:
+        if self._options.launcher is not LauncherName.LOCAL:
+            yield
+            return
+        watch = NoticeWatch.from_env(self._noticed)
+        watch.start()
+        try:
+            yield
+        finally:
+            watch.stop()
 
     def _supervise(self, supervision: Supervision) -> str | None:
         killed = False
@@ -199,6 +368,14 @@ class Conversion:
                     killed = True
                 # A cancelled parent drains its children itself: Prefect's server would take a minute to tell them.
                 self.stop("interrupted")
+
+
+def _sweep(runs: Store, run_id: str) -> None:
+    """Nothing is left to go on with: checkpoints that nobody removed (of documents that failed, or were recovered) go."""
+    try:
+        sweep(runs, run_id)
+    except StoreError as failure:
+        _log.warning("%s", failure)
 
 
 def final_state(report: Report) -> Any:

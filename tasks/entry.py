@@ -12,10 +12,12 @@ from prefect.states import Completed, Failed
 
 from tasks.conversion import Conversion, final_state
 from tasks.corpus.failures import StoreError, UsageError
-from tasks.options import Options, options_of
+from tasks.corpus.store import open_store
+from tasks.options import Options, options_of, runs_url
 from tasks.plan import Selection
 from tasks.quiet import expect_failed_state
 from tasks.report import Report
+from tasks.scale import ask_for
 from tasks.selection import select
 from tasks.supervise import Log, Progress
 
@@ -63,6 +65,17 @@ def retry(parameters: dict[str, Any], log: Log, child: Flow[..., Any]) -> Any:
         return _run(options, log, child, selection, hooks)
     except UsageError as error:
         return _refused(hooks, log, error)
+
+
+def scale(output: str, workers: int, run_id: str | None, runs: str | None, log: Log) -> Any:
+    """The body of scale-run: a wish that the run's parent reads."""
+    expect_failed_state()
+    try:
+        wish, spec = ask_for(open_store(runs_url(output, runs)), run_id, workers)
+    except UsageError as error:
+        return _refused(Hooks(), log, error)
+    log.info("Run %s: %d workers wanted", spec.run_id, wish.workers)
+    return Completed(message=f"run {spec.run_id}: {wish.workers} workers wanted")
 
 
 def _run(options: Options, log: Log, child: Flow[..., Any], selection: Selection | None, hooks: Hooks) -> Any:

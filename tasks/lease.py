@@ -28,6 +28,9 @@ class ParentLease:
         self.prefix = paths.parent(run_id, self.epoch)
         self._state = Heartbeat()
         self._refusal: tuple[float, StoreError] | None = None
+        self._heir = paths.parent(run_id, self.epoch + 1)
+        self.superseded = False
+        """Another parent took the run over: this one must leave the workers to it."""
         self._ticker = Ticker("lease", seconds, self._beat)
 
     def __enter__(self) -> ParentLease:
@@ -41,6 +44,12 @@ class ParentLease:
         self._ticker.stop()
         self._state.ended = "ended" if error is None else f"{type(error).__name__}"
         self._beat()
+
+    def tell(self, *, wanted: int | None = None, spend: int | None = None) -> None:
+        """What the next heartbeats say to the workers: numbers from `wanted` on drain; with a budget, claims go on while
+        `spend` counts up."""
+        self._state.wanted = self._state.wanted if wanted is None else wanted
+        self._state.spend = self._state.spend if spend is None else spend
 
     def stop(self, reason: str) -> None:
         """Tell every worker to stop claiming."""
@@ -56,6 +65,10 @@ class ParentLease:
         return f"{self._refusal[1].category}: {self._refusal[1]}"
 
     def _beat(self) -> None:
+        # After a while without heartbeats another parent may have thought this one dead, and be right to have gone on.
+        self.look_for_heir()
+        if self.superseded:
+            return
         self._state.counter += 1
         try:
             self._runs.put(f"{self.prefix}heartbeat.json", self._state.model_dump_json().encode())
@@ -67,3 +80,12 @@ class ParentLease:
                 _log.warning("%s", failure)
         else:
             self._refusal = None
+
+    def look_for_heir(self) -> None:
+        """See whether another parent took the run over."""
+        if self.superseded:
+            return
+        try:
+            self.superseded = self._runs.head(f"{self._heir}lease.json") is not None
+        except StoreError as failure:
+            _log.warning("%s", failure)

@@ -15,6 +15,12 @@ from tasks.corpus.paths import check_run_id
 from tasks.corpus.runs import Identity
 from tasks.engines.dolphin.settings import DolphinOptions, MarkdownMode
 from tasks.engines.protocol import EngineName, Limits, Rendering
+from tasks.fleet.budget import Terms, parse_duration, parse_usd
+
+CANARY_DOCUMENTS = 20
+MACHINE_TYPES = ("g4dn.xlarge", "g4dn.2xlarge", "g6.xlarge", "g5.xlarge")
+"""What the work pool's template starts, unless others are named."""
+DEPLOYMENT = "convert-partition/convert-partition"
 
 
 class LauncherName(StrEnum):
@@ -65,6 +71,51 @@ class Options(BaseModel):
     slots: int | None = Field(None, ge=1, le=4096)
     """Sequences that the dolphin engine reads at a time."""
     task_run_limit: int = Field(10_000, ge=0)
+    terms: Terms = Terms()
+    """Budget, deadline and prices."""
+    on_demand: str | None = None
+    """Where launches go when the deadline is at risk: the capacity provider with on-demand machines."""
+    canary: int | None = Field(None, ge=0, le=1000)
+    """Documents that one worker converts before the others are launched; None: some on a work pool, none on this machine."""
+    price: float | None = Field(None, ge=0, allow_inf_nan=False)
+    """USD an hour of a machine, where AWS's prices don't apply."""
+    machine_types: tuple[str, ...] = ()
+    """EC2 instance types that the work pool may start: the dearest bounds what a launch may cost."""
+    region: str | None = None
+    """AWS region of the work pool's machines; on-demand prices are taken from it."""
+    deployment: str = DEPLOYMENT
+    """What a work pool's workers are runs of."""
+
+    @field_validator("machine_types", mode="before")
+    @classmethod
+    def _listed(cls, given: object) -> object:
+        if isinstance(given, str):
+            return tuple(name for name in given.replace(",", " ").split() if name)
+        return () if given is None else given
+
+    @property
+    def types_started(self) -> tuple[str, ...]:
+        """What a launch may start; () where nothing is rented."""
+        if self.launcher is LauncherName.LOCAL or self.price is not None:
+            return ()
+        return self.machine_types or (MACHINE_TYPES if self.terms.budget is not None else ())
+
+    @property
+    def lasting_terms(self) -> Terms:
+        """The terms as they hold where the workers run."""
+        if self.launcher is LauncherName.LOCAL:
+            # Nothing is started, and nothing has to be torn down: this machine is here before the run and after it.
+            return self.terms.model_copy(
+                update={"teardown_seconds": 0.0, "start_seconds": 30.0, "worth_seconds": 0.0, "drain_seconds": 60.0}
+            )
+        return self.terms
+
+    @property
+    def canary_documents(self) -> int:
+        """How many documents the first worker converts alone; 0 for none."""
+        if self.canary is not None:
+            return self.canary
+        return CANARY_DOCUMENTS if self.launcher is LauncherName.WORK_POOL and self.workers > 1 else 0
 
     @field_validator("input", "output", "runs")
     @classmethod
@@ -95,10 +146,12 @@ def options_of(**parameters: Any) -> Options:
     limits = {name: parameters.pop(name) for name in list(parameters) if name in Limits.model_fields}
     rendering = {name: parameters.pop(name) for name in list(parameters) if name in Rendering.model_fields}
     dolphin = {name: parameters.pop(name) for name in list(parameters) if name in DolphinOptions.model_fields}
+    terms = {name: parameters.pop(name, None) for name in ("budget", "budget_target", "deadline", "max_price")}
     if parameters.get("run_id") is not None:
         check_run_id(parameters["run_id"])
     try:
         parameters["dolphin"] = _dolphin(parameters.get("engine"), dolphin, parameters.get("slots"))
+        parameters["terms"] = _terms(terms, parameters.get("on_demand"))
         options = Options(limits=Limits(**limits), rendering=Rendering(**rendering), **parameters)
     except ValidationError as error:
         name, why = bad_field(error)
@@ -107,6 +160,26 @@ def options_of(**parameters: Any) -> Options:
         # Two workers on one device would only load the model twice.
         return options.model_copy(update={"workers": min(options.workers, max(1, gpus()))})
     return options
+
+
+def _terms(given: dict[str, Any], on_demand: str | None) -> Terms:
+    """Budget and deadline as the command line or the form gives them. Raises UsageError naming the bad one, ValidationError."""
+    parsed: dict[str, Any] = {}
+    for name, parse in (
+        ("budget", parse_usd),
+        ("budget_target", parse_usd),
+        ("max_price", parse_usd),
+        ("deadline", parse_duration),
+    ):
+        value = given[name] if given[name] != "" else None
+        try:
+            parsed[name] = parse(value) if isinstance(value, str) else value
+        except ValueError as error:
+            raise UsageError(f"bad {name.replace('_', '-')}: {error}") from None
+    parsed["target"] = parsed.pop("budget_target")
+    if on_demand is not None and parsed["deadline"] is None:
+        raise UsageError("--on-demand goes with --deadline: it is for a deadline that Spot machines would miss")
+    return Terms(**parsed, on_demand=on_demand is not None)
 
 
 def _dolphin(engine: object, given: dict[str, Any], slots: int | None) -> DolphinOptions | None:

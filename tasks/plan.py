@@ -27,6 +27,7 @@ from tasks.corpus.runs import (
     new_run_id,
     read_run,
 )
+from tasks.corpus.settled import SettledBy
 from tasks.corpus.store import ObjectInfo, Store, open_store
 from tasks.options import Options
 from tasks.previous import DAMAGED, Previous, Versions, earlier_rows, notes_on, previous_runs
@@ -59,6 +60,8 @@ class Planned(BaseModel):
     """What a person should know: outputs of another engine or of an older version of the document."""
     account: Account | None = None
     """Of an unfinished run, as it was when it was found to be one; what its last workers still did is missing."""
+    settled: bytes = b""
+    """A bit for each document that earlier lives of the run settled (`tasks/corpus/settled.py`), read with `account`."""
 
 
 Stores = tuple[Store, Store, Store]
@@ -177,10 +180,10 @@ def plan_run(
     if selection is None and not options.overwrite:
         left = _unfinished(options, runs, source, output, note)
         if left is not None:
-            spec, account = left
+            spec, account, settled = left
             claim_output(runs, spec.run_id, observer, sleep)
             note(f"Going on with run {spec.run_id}, which did not finish")
-            return _resumed(spec, runs, output).model_copy(update={"account": account})
+            return _resumed(spec, runs, output).model_copy(update={"account": account, "settled": settled})
     refuse_nothing(source)
     previous = previous_runs(options, runs)
     outputs = existing_outputs(output)
@@ -265,8 +268,8 @@ def _move_away(spec: RunSpec, runs: Store, output: Store) -> None:
 
 def _unfinished(
     options: Options, runs: Store, source: Store, output: Store, note: Callable[[str], None]
-) -> tuple[RunSpec, Account] | None:
-    """The latest run, if it did not come to its end and would convert just what this call asks for."""
+) -> tuple[RunSpec, Account, bytes] | None:
+    """The latest run with what its ledger says, if it did not come to its end and would convert just what this call asks for."""
     run_id = latest(runs)
     if run_id is None:
         return None
@@ -282,7 +285,8 @@ def _unfinished(
     try:
         if not _same_documents(spec, runs, list_documents(source, options.limit)):
             return None
-        account = reconcile_run(runs, output, spec).account
+        settled = SettledBy(spec.documents, options.retry_failed)
+        account = reconcile_run(runs, output, spec, settled).account
     except DAMAGED as error:
         note(f"Run {spec.run_id} did not finish and cannot be gone on with ({error}): this is a new run")
         return None
@@ -290,7 +294,7 @@ def _unfinished(
         # Its ledger says converted, so none of its workers would look at them again.
         note(f"Run {spec.run_id} did not finish, and {account.lost:,} of its outputs were removed: this is a new run")
         return None
-    return spec, account
+    return spec, account, settled.found.to_bytes()
 
 
 def _same_documents(spec: RunSpec, runs: Store, documents: Iterator[ObjectInfo]) -> bool:

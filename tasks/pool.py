@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,8 +13,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from tasks.cores import usable_cores
-from tasks.engines.protocol import EngineName, EngineResult, Limits
-from tasks.engines.sandbox import Sandbox
+from tasks.engines.protocol import UNKEPT, EngineName, EngineResult, Journal, Limits
+from tasks.engines.sandbox import Aborted, Sandbox
 from tasks.local_disk import local_disk
 
 
@@ -39,21 +40,32 @@ class Pool(Protocol):
         ...
 
     def convert(
-        self, pdf: Path, name: str, passwords: list[str], assets: Path, on_page: Callable[[int, int], None]
+        self,
+        pdf: Path,
+        name: str,
+        passwords: list[str],
+        assets: Path,
+        on_page: Callable[[int, int], None],
+        journal: Journal = UNKEPT,
     ) -> EngineResult:
         """Convert a local file, which is moved. Any thread.
 
         Args:
             name: the document's key.
-            assets: an empty folder that no sandbox can reach, for the result's assets.
+            assets: a folder that no sandbox can reach, for the result's assets; the files of pages that are done lie in it.
             on_page: called with (page begun or done, pages).
+            journal: gets the pages as they are done, and has those that need not be converted again.
 
-        Raises ConversionError, Aborted after `kill`.
+        Raises ConversionError, Aborted after `kill` or where the journal stops.
         """
         ...
 
     def appetite(self, timeout: float) -> bool:
         """Whether another document would be begun soon; waits for it up to `timeout` seconds."""
+        ...
+
+    def refresh(self) -> None:
+        """Have the next document converted in a fresh process; only while none is in hand."""
         ...
 
     def kill(self) -> None:
@@ -72,6 +84,8 @@ class SandboxPool:
         self.documents = slots + 2
         self.notes: list[str] = []
         self._all: list[Sandbox] = []
+        self._moved = threading.Condition()
+        self._inside = 0
         self._free: queue.SimpleQueue[tuple[Sandbox, Path]] = queue.SimpleQueue()
         for slot in range(slots):
             folder = scratch / f"slot-{slot}"
@@ -93,10 +107,18 @@ class SandboxPool:
         return versions
 
     def convert(
-        self, pdf: Path, name: str, passwords: list[str], assets: Path, on_page: Callable[[int, int], None]
+        self,
+        pdf: Path,
+        name: str,
+        passwords: list[str],
+        assets: Path,
+        on_page: Callable[[int, int], None],
+        journal: Journal = UNKEPT,
     ) -> EngineResult:
         """Convert a document in the next free sandbox; waits for one."""
-        with self.slot() as (sandbox, folder):
+        with self._entered(), self.slot() as (sandbox, folder):
+            if journal.stops():
+                raise Aborted("stopped before the first page")
             with local_disk():
                 mine = Path(tempfile.mkdtemp(prefix="document-", dir=folder))
             try:
@@ -106,7 +128,8 @@ class SandboxPool:
                     pdf.rename(local)
                     theirs.mkdir()
                 begun = time.monotonic()
-                result = sandbox.convert(local, theirs, passwords, on_page)
+                journal.begin()
+                result = sandbox.convert(local, theirs, passwords, on_page, journal)
                 seconds = time.monotonic() - begun
                 # Copied, not moved, before the slot goes to the next document: the child may hold its files open.
                 kept = []
@@ -127,9 +150,26 @@ class SandboxPool:
         finally:
             self._free.put(free)
 
+    @contextmanager
+    def _entered(self) -> Iterator[None]:
+        with self._moved:
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._moved:
+                self._inside -= 1
+                self._moved.notify_all()
+
     def appetite(self, timeout: float) -> bool:
-        """Always: there are not more documents than `documents`."""
-        return True
+        """Whether another document would be begun soon: one for each sandbox, and one that waits for the next free one."""
+        with self._moved:
+            return self._moved.wait_for(lambda: self._inside <= len(self._all), timeout)
+
+    def refresh(self) -> None:
+        """Replace the children, which may have been harmed by what they did before."""
+        for sandbox in self._all:
+            sandbox.recycle()
 
     def kill(self) -> None:
         """Abort what the children are doing."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from types import TracebackType
 
@@ -12,22 +13,23 @@ from tasks.corpus import paths
 from tasks.corpus.failure_file import FailureFile
 from tasks.corpus.failures import Category, Fenced, NotFound, StoreError
 from tasks.corpus.ledger import Counts, LedgerWriter, Record
-from tasks.corpus.lives import BEAT_SECONDS, DOUBT_SECONDS, Heartbeat
+from tasks.corpus.lives import BEAT_SECONDS, DOUBT_SECONDS, Heartbeat, Stage, boot_seconds
 from tasks.corpus.store import Store
 from tasks.ticker import Ticker
 
 PARENT_PATIENCE_SECONDS = 180.0
 """A worker whose parent's heartbeat stood still so long drains."""
+SPEND_PATIENCE_SECONDS = 180.0
+"""A worker of a run with a budget claims nothing while its parent's spend record has stood still so long."""
+HEIR_SECONDS = 20.0
+"""After so long without a heartbeat of the parent a worker looks for a parent that took the run over."""
+PACES = 50
+"""The slowest of so many last steps is the engine's pace."""
 FIRST_OUTCOMES = 20
 IN_A_ROW = 30
 """The breaker: the first 20 outcomes, or 30 in a row, failed with one systemic cause."""
 
 _log = logging.getLogger("pdf_flows.pulse")
-
-
-def boot_seconds() -> float:
-    """Seconds since boot, suspended time included: a laptop that slept is in doubt when it wakes."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
 def tripped(processed: int, streak: int, category: Category | None) -> bool:
@@ -55,10 +57,17 @@ class Pulse:
         failures: FailureFile,
         drain: Callable[[str], None],
         seconds: float = BEAT_SECONDS,
+        *,
+        budgeted: bool = False,
+        parent_patience: float = PARENT_PATIENCE_SECONDS,
     ) -> None:
         self._runs = runs
+        self._run_id = run_id
         self._prefix = paths.life(run_id, worker, attempt)
-        self._parent = paths.parent(run_id, epoch)
+        self._worker = worker
+        self._epoch = epoch
+        self._budgeted = budgeted
+        self._patience = parent_patience
         self._ledger = ledger
         self._failures = failures
         self._drain = drain
@@ -68,6 +77,10 @@ class Pulse:
         self._beaten = boot_seconds()
         self._fenced = False
         self._parent_seen: tuple[int, float] | None = None
+        self._spend_seen: tuple[int | None, float] = (None, boot_seconds())
+        self._moved = time.monotonic()
+        self._paces: deque[float] = deque(maxlen=PACES)
+        self._ready_at: float | None = None
         self._said: set[str] = set()
         self._ticker = Ticker("pulse", min(seconds, BEAT_SECONDS), self._tick)
 
@@ -94,30 +107,65 @@ class Pulse:
         with self._lock:
             return Counts.model_validate(self._state.model_dump(include=set(Counts.model_fields)))
 
+    def stage(self, stage: Stage) -> None:
+        """What the life is at."""
+        with self._lock:
+            self._state.stage = stage
+            if stage is Stage.WORKING and self._ready_at is None:
+                self._ready_at = self._moved = time.monotonic()
+
+    @property
+    def progress(self) -> Heartbeat:
+        """What the next heartbeat would say."""
+        with self._lock:
+            state = self._state.model_copy()
+        if self._ready_at is not None:
+            state.working_seconds = time.monotonic() - self._ready_at
+        return state
+
     def begin(self, key: str) -> None:
         """A document is in hand."""
         with self._lock:
+            if not self._state.in_hand:
+                self._moved = time.monotonic()  # waiting for a document is no pace
             self._state.in_hand = [*self._state.in_hand, key]
+            self._state.activity += 1
 
     def end(self, key: str) -> None:
         """A document is out of hand."""
         with self._lock:
+            self._step()
             self._state.in_hand = [other for other in self._state.in_hand if other != key]
             self._state.page = None
 
     def page(self, page: int) -> None:
         """The page in hand."""
         with self._lock:
+            self._step()
             self._state.page = page
 
-    def outcome(self, record: Record) -> None:
-        """A document's end: counts, failures file, breaker."""
+    def _step(self) -> None:
+        now = time.monotonic()
+        self._paces.append(now - self._moved)
+        self._moved = now
+        self._state.activity += 1
+        self._state.slowest = round(max(self._paces), 3)
+
+    def outcome(self, record: Record, weight: int = 0, sampled: bool = False) -> None:
+        """A document's end: counts, failures file, breaker.
+
+        Args:
+            weight: the document's (`tasks/corpus/rowtable.py`).
+            sampled: it is of the canary's sample.
+        """
         self._failures.note(record)
         with self._lock:
             state = self._state
             state.count(record)
             if not record.outcome.final:
                 return
+            state.weight += weight
+            state.sampled += sampled
             category = record.failure.category if record.failure is not None else None
             if category is None:
                 state.streak, state.streak_category, state.streak_message = 0, None, ""
@@ -156,6 +204,8 @@ class Pulse:
         with self._beating:
             with self._lock:
                 self._state.counter += 1
+                if self._ready_at is not None:
+                    self._state.working_seconds = round(time.monotonic() - self._ready_at, 3)
                 # Whoever beats after the last beat must not call the life back.
                 self._state.ended = ended or self._state.ended
                 data = self._state.model_dump_json().encode()
@@ -178,6 +228,11 @@ class Pulse:
         for step in (self.beat, self._look, self._ledger.flush_if_due, self._failures.write):
             self._try(step)
 
+    def may_claim(self) -> bool:
+        """Whether claiming is allowed: in a run with a budget, only while its parent's spend record advances."""
+        # Suspended time counts: machines are paid for meanwhile.
+        return not self._budgeted or boot_seconds() - self._spend_seen[1] < SPEND_PATIENCE_SECONDS
+
     def _look(self) -> None:
         if self.fenced():
             self._drain("fenced: another life took over")
@@ -191,8 +246,12 @@ class Pulse:
         if self._parent_gone():
             self._drain("the parent is gone")
 
+    @property
+    def _parent(self) -> str:
+        return paths.parent(self._run_id, self._epoch)
+
     def _parent_gone(self) -> bool:
-        """The parent's counter stood still for PARENT_PATIENCE_SECONDS. Lives without a parent have none to miss."""
+        """The parent's counter stood still for its patience. Lives without a parent have none to miss."""
         try:
             beat = Heartbeat.model_validate_json(self._runs.read(f"{self._parent}heartbeat.json"))
         except (NotFound, ValueError):
@@ -200,7 +259,23 @@ class Pulse:
         now = time.monotonic()
         if self._parent_seen is None or self._parent_seen[0] != beat.counter:
             self._parent_seen = (beat.counter, now)
-        return now - self._parent_seen[1] >= PARENT_PATIENCE_SECONDS
+        if self._spend_seen[0] != beat.spend:
+            self._spend_seen = (beat.spend, boot_seconds())
+        if beat.wanted is not None and self._worker >= beat.wanted:
+            self._drain(f"scaled to {beat.wanted} workers")
+        still = now - self._parent_seen[1]
+        if (still >= HEIR_SECONDS or beat.ended is not None) and self._adopted():
+            return False
+        return still >= self._patience
+
+    def _adopted(self) -> bool:
+        """Whether another parent took the run over: it is this life's from now on."""
+        if self._runs.head(f"{paths.parent(self._run_id, self._epoch + 1)}lease.json") is None:
+            return False
+        self._epoch += 1
+        self._parent_seen = None
+        _log.info("%s: parent %d took the run over", self._prefix, self._epoch)
+        return True
 
     def _try(self, step: Callable[[], object]) -> None:
         try:

@@ -11,6 +11,8 @@ from tasks.corpus.audit import Account
 from tasks.corpus.failures import NotFound
 from tasks.corpus.paths import SCHEMA
 from tasks.corpus.store import Store
+from tasks.fleet.criteria import Criterion
+from tasks.fleet.money import Money
 
 
 class RunState(StrEnum):
@@ -53,6 +55,13 @@ class Report(BaseModel):
     """Of the last start of the run."""
     engine: str
     categories: dict[str, int] = {}
+    resumed_pages: int = 0
+    """Taken from checkpoints, not converted again."""
+    money: Money | None = None
+    """Of a run that is paid for, or has a budget."""
+    criteria: list[Criterion] = []
+    left: list[str] = []
+    """What could not be brought to an end."""
     report: str
     """Where this is."""
 

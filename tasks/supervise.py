@@ -1,4 +1,4 @@
-"""Supervise: launch the workers, watch them, relaunch the dead, stop when there is cause, sum up."""
+"""Supervise: see what the workers do, ask `tasks/fleet/supervisor.py` what to do next, and do it."""
 
 from __future__ import annotations
 
@@ -6,26 +6,33 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 from pydantic import BaseModel
 
 from tasks.corpus import paths
 from tasks.corpus.failures import PdfFlowsError, StoreError
-from tasks.corpus.lives import Heartbeat, Observer, fence, numbers
+from tasks.corpus.lives import Heartbeat, Life, Observer, fence, numbers, this_life
 from tasks.corpus.runs import RunSpec
 from tasks.corpus.store import Store
-from tasks.fleet.launcher import Handle, Launcher
-from tasks.fleet.supervisor import Fleet, Phase, WorkerState, due, ended, stuck
+from tasks.fleet import supervisor
+from tasks.fleet.launcher import End, Handle, Launcher, NotLaunched
+from tasks.fleet.losses import Loss
+from tasks.fleet.supervisor import Action, Allowance, Fleet, Patience, Verb
+from tasks.governing import Governor, Seen
 from tasks.lease import ParentLease
 from tasks.pulse import tripped
+from tasks.scale import newest_wish
+from tasks.watch import Watch
 
 TICK_SECONDS = 0.25
-DRAIN_SECONDS = 45.0
-"""How long drained workers may take before they are killed (their own grace is 20 s)."""
 BLIND_SECONDS = 20.0
 """After so long without a look at a worker's heartbeat its silence is counted anew: the parent may have slept, not the worker."""
+READERS = 16
+"""Heartbeats read at a time: 200 of them in less than a second from S3."""
 
 _log = logging.getLogger("pdf_flows.supervise")
 Log = logging.Logger | logging.LoggerAdapter[Any]
@@ -41,7 +48,14 @@ class Progress(BaseModel):
 
 
 class Supervision:
-    """One parent's watch over a run. `stop` may be called from a signal handler or another thread."""
+    """One parent's watch over a run. `stop` may be called from a signal handler or another thread.
+
+    Args:
+        workers: how many are wanted.
+        remaining: documents that may still need work.
+        governors: asked in order; the first that stops the run has its way.
+        recount: how many documents really still need work; asked before a run in which lives were lost ends.
+    """
 
     def __init__(
         self,
@@ -52,212 +66,379 @@ class Supervision:
         workers: int,
         log: Log,
         *,
+        remaining: int,
         look_seconds: float,
+        patience: Patience | None = None,
+        governors: Collection[Governor] = (),
+        cancelled: Callable[[], bool] = lambda: False,
+        recount: Callable[[], int] | None = None,
         on_progress: Callable[[Progress], None] = lambda progress: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._runs, self._spec, self._lease, self._launcher, self._log = runs, spec, lease, launcher, log
         self._look_seconds = look_seconds
+        self._blind_seconds = max(BLIND_SECONDS, 4 * look_seconds)
+        self._governors = governors
+        self._cancelled = cancelled
+        self._recount = recount
         self._on_progress = on_progress
         self._clock = clock
-        self._fleet = Fleet([WorkerState(k) for k in range(workers)])
-        self._handles: dict[int, Handle] = {}
-        self._beats: dict[int, tuple[int, Heartbeat]] = {}
-        self._lives: dict[int, int] = {}
-        for worker in range(workers):
-            self._lives[worker] = max(numbers(runs, paths.worker(spec.run_id, worker)), default=-1)
-        self._former = dict(self._lives)
-        """The newest lives of an earlier start: what they said last (a breaker that tripped) is no news of this one."""
-        self._observer = Observer(runs, clock)
-        self._launched: dict[int, tuple[int, float]] = {}
-        """For each worker that runs: its newest life before the launch, and when its process was first seen to run."""
+        self._fleet = Fleet.of(workers, remaining, patience)
+        self._watches: dict[int, Watch] = {}
+        self._totals: dict[str, Heartbeat] = {}
+        """The newest heartbeat of every life of this start."""
+        self._lives: dict[str, Life] = {}
+        self._gone: set[str] = set()
+        self._withdrawn: dict[str, bool] = {}
+        self._allowance = Allowance()
+        self._on_demand = False
         self._looked = clock()
-        self._reason: str | None = None
-        self._stop_by: float | None = None
+        self._stop: str | None = None
+        self._wish = newest_wish(runs, spec.run_id)
+        self._said: set[str] = set()
+        self._owed: dict[int, Action] = {}
+        """Fences that the store did not take: until it does, nobody knows that those lives are over, and none is relaunched."""
+        self.left_to = False
+        """Another parent took the run over; the workers are its."""
+
+    def adopt(self, handles: dict[int, Handle]) -> None:
+        """Take over living workers that a former parent launched."""
+        now = self._clock()
+        for k, handle in sorted(handles.items()):
+            watch = self._watch(k)
+            watch.adopted(handle)
+            supervisor.adopt(self._fleet, k, self._next_launch(k), now)
+            self._log.info("Worker %d lives: adopted", k)
 
     def stop(self, reason: str) -> None:
         """Stop claiming; what is in hand may end."""
-        if self._reason is None:
-            self._reason = reason
+        if self._stop is None:
+            self._stop = reason
 
     def kill(self) -> None:
         """End all workers now."""
-        for handle in self._handles.values():
-            handle.kill()
+        for watch in self._watches.values():
+            if watch.handle is not None:
+                watch.handle.kill()
 
     def run(self) -> str | None:
         """Until nobody runs and nobody will. Returns why the run was stopped, None if it wasn't.
 
         An exception from a signal may interrupt it; call `stop`, then `run` again.
         """
-        last_look = 0.0
+        last_look = float("-inf")
         while True:
-            self._step()
-            if self._fleet.over:
-                break
-            if self._clock() - last_look >= self._look_seconds:
-                last_look = self._clock()
+            self._launcher.poll()
+            now = self._clock()
+            if now - self._looked >= self._blind_seconds:
+                # It slept: another parent may have taken the run over, and its workers are not this one's to end.
+                self._lease.look_for_heir()
+            if self._lease.superseded:
+                self.left_to = True
+                self._log.warning("Another parent took the run over: this one leaves the workers to it")
+                return "another parent took the run over"
+            if now - last_look >= self._look_seconds:
+                last_look = now
                 self._look()
+            self._step()
+            if supervisor.over(self._fleet) and not self._more():
+                break
             time.sleep(TICK_SECONDS)
         self._look()
-        given_up = [w.worker for w in self._fleet.workers if w.phase is Phase.GIVEN_UP]
-        if self._reason is None and given_up:
-            self._reason = f"worker {given_up[0]} died again and again without progress: {self._cause(given_up[0])}"
-        return self._reason
+        given_up = self._fleet.given_up
+        if self._fleet.stopping is None and given_up and self._fleet.remaining:
+            worker = given_up[0]
+            return f"worker {worker.worker} died again and again without progress: {self._cause(worker.why)}"
+        return self._fleet.stopping
+
+    def _more(self) -> bool:
+        """It seems over: whether documents are left all the same."""
+        fleet = self._fleet
+        if self._recount is None or fleet.stopping is not None or fleet.lost_at == float("-inf"):
+            return False
+        try:
+            left = self._recount()
+        except StoreError as failure:
+            _log.warning("%s", failure)
+            return False
+        return supervisor.recounted(fleet, left, self._clock())
+
+    # -- one step -------------------------------------------------------------------------------------------------
 
     def _step(self) -> None:
-        now = self._clock()
-        self._launcher.poll()
-        for worker in self._fleet.workers:
-            if worker.phase is not Phase.RUNNING:
-                continue
-            status = self._handles[worker.worker].poll()
-            if status is None:
-                continue
-            del self._handles[worker.worker]
-            self._look_at(worker)
-            if ended(worker, status, now):
-                self._bury(worker, status, now)
+        if self._cancelled():
+            self.stop("cancelled")
         if (refusal := self._lease.refusal()) is not None:
             self.stop(refusal)
-        if self._reason is not None and not self._fleet.stopping:
-            self._fleet.stopping = True
-            self._stop_by = now + DRAIN_SECONDS
-            self._log.warning("Stopping: %s", self._reason)
-            self._lease.stop(self._reason)
-            for handle in self._handles.values():
-                handle.drain()
-        if self._stop_by is not None and now >= self._stop_by:
-            for handle in list(self._handles.values()):
-                handle.kill()
-        for worker in due(self._fleet, now):
-            self._handles[worker.worker] = self._launcher.launch(worker.worker, worker.launches)
-            self._launched[worker.worker] = (self._lives[worker.worker], now)
-            worker.launches += 1
-            worker.phase = Phase.RUNNING
+        if self._stop is not None:
+            supervisor.stop(self._fleet, self._stop)
+        sights = {}
+        now = self._clock()
+        slept = now - self._looked >= self._blind_seconds
+        for k, watch in self._watches.items():
+            if watch.handle is None:
+                continue
+            if watch.end() is not None:
+                # What it said last belongs to what is made of its end.
+                self._look_at(watch)
+            if (sight := watch.sight()) is not None:
+                sights[k] = replace(sight, blind=True) if slept else sight
+        for action in supervisor.step(self._fleet, sights, now, self._allowance):
+            self._do(action)
+        for k, watch in self._watches.items():
+            if watch.handle is not None and self._fleet.workers[k].phase is not supervisor.Phase.LAUNCHED:
+                self._note_gone(watch, self._fleet.workers[k].launches - 1)
+                watch.gone()
+
+    def _do(self, action: Action) -> None:
+        k = action.worker
+        match action.verb:
+            case Verb.LAUNCH:
+                self._launch(k, action.launch)
+            case Verb.FENCE:
+                self._fence(k, action)
+            case Verb.KILL | Verb.DRAIN:
+                watch = self._watch(k)
+                if watch.handle is None:
+                    return
+                self._log.warning(
+                    "Worker %d is %s: %s", k, "ended" if action.verb is Verb.KILL else "drained", action.why
+                )
+                if action.verb is Verb.KILL:
+                    watch.handle.kill()
+                else:
+                    self._lease.tell(wanted=self._fleet.wanted)
+                    watch.handle.drain()
+            case Verb.STOP:
+                self._log.warning("Stopping: %s", action.why)
+                self._lease.stop(action.why)
+            case Verb.SAY:
+                self._log.warning("%s", action.why)
+
+    def _launch(self, k: int, launch: int) -> None:
+        """Write the launch down, so that no parent ever takes its number again, and launch."""
+        watch = self._watch(k)
+        worker = self._fleet.workers[k]
+        life = this_life(self._lease.epoch).model_dump_json().encode()
+        if watch.handle is not None:
+            # Its successor comes in the same step: whatever ran it is paid for no more.
+            self._note_gone(watch, launch - 1)
+        if (left := self._allowance.launches) is not None:
+            # Steps are many between two looks, and the governors speak at a look.
+            self._allowance = replace(self._allowance, launches=max(0, left - 1), fresh=False)
+        if k in self._owed:
+            self._fence(k, self._owed[k])
+        if k in self._owed:
+            watch.launched(_NotLaunched("its former life can't be fenced"), unfenced=True)
+            return
+        try:
+            while not self._runs.create(f"{paths.launches(self._spec.run_id, k)}{launch}.json", life):
+                launch += 1
+                worker.launches = launch + 1
+            for governor in self._governors:
+                governor.launching(k, launch)
+            watch.launched(self._launcher.launch(k, launch, on_demand=self._on_demand))
+        except (StoreError, NotLaunched) as failure:
+            self._say_once(str(failure))
+            watch.launched(_NotLaunched(str(failure)))
+
+    def _fence(self, k: int, action: Action) -> None:
+        action = self._owed.get(k, action)
+        try:
+            self._watch(k).fence(action.why, blame=action.blame)
+        except StoreError as failure:
+            self._owed[k] = action
+            _log.warning("%s", failure)
+        else:
+            self._owed.pop(k, None)
+
+    # -- what is seen ---------------------------------------------------------------------------------------------
+
+    def _watch(self, k: int) -> Watch:
+        if k not in self._watches:
+            self._watches[k] = Watch(self._runs, self._spec.run_id, k, self._clock)
+            self._fleet.worker(k).launches = max(self._fleet.worker(k).launches, self._next_launch(k))
+        return self._watches[k]
+
+    def _next_launch(self, k: int) -> int:
+        prefix = paths.launches(self._spec.run_id, k)
+        taken = [info.key[len(prefix) :].removesuffix(".json") for info in self._runs.list(prefix)]
+        return max((int(number) for number in taken if number.isdigit()), default=-1) + 1
 
     def _look(self) -> None:
-        """Read all heartbeats: progress, who is stuck, and the breaker over all workers together."""
+        """Read all heartbeats: progress, the breaker over all workers together, and what the governors make of it."""
         now = self._clock()
-        if now - self._looked >= max(BLIND_SECONDS, 4 * self._look_seconds):
-            self._observer.forget()
+        watches = [watch for watch in self._watches.values() if watch.handle is not None]
+        if now - self._looked >= self._blind_seconds:
+            for watch in watches:
+                watch.forget()
         self._looked = now
-        for worker in self._fleet.workers:
-            if self._look_at(worker):
-                self._end_if_stuck(worker)
-        newest = {k: beat for k, (_, beat) in self._beats.items()}
-        beats = newest.values()
+        if len(watches) > 2:
+            with ThreadPoolExecutor(min(READERS, len(watches)), thread_name_prefix="look") as pool:
+                list(pool.map(self._look_at, watches))
+        else:
+            for watch in watches:
+                self._look_at(watch)
+        for k, owed in list(self._owed.items()):
+            self._fence(k, owed)
+        self._scale(now)
+        self._judge()
+        self._govern(now)
+
+    def _look_at(self, watch: Watch) -> None:
+        try:
+            watch.look()
+        except StoreError as failure:
+            _log.warning("%s", failure)
+            return
+        if watch.life is not None:
+            name = f"{watch.worker}/{watch.life}"
+            if watch.facts is not None:
+                self._lives[name] = watch.facts
+            if watch.beat is not None:
+                self._totals[name] = watch.beat
+
+    def _note_gone(self, watch: Watch, launch: int) -> None:
+        self._gone |= {name for name in self._lives if name.startswith(f"{watch.worker}/")}
+        if watch.life is None:
+            self._withdrawn[f"{watch.worker}/{launch}"] = not isinstance(watch.handle, _NotLaunched)
+
+    def _judge(self) -> None:
+        beats = {watch.worker: watch.beat for watch in self._watches.values() if watch.beat is not None}
         self._on_progress(
             Progress(
-                assigned={k: beat.assigned for k, beat in newest.items()},
-                processed={k: beat.processed for k, beat in newest.items()},
-                failed=sum(beat.failed for beat in beats),
-                pages=sum(beat.pages for beat in beats),
+                assigned={k: beat.assigned for k, beat in beats.items()},
+                processed={k: beat.processed for k, beat in beats.items()},
+                failed=sum(beat.failed for beat in beats.values()),
+                pages=sum(beat.pages for beat in beats.values()),
             )
         )
-        categories = {beat.streak_category for beat in beats if beat.processed}
+        busy = [beat for beat in beats.values() if beat.processed]
+        categories = {beat.streak_category for beat in busy}
         if len(categories) == 1:
             (category,) = categories
-            processed, streak = sum(beat.processed for beat in beats), sum(beat.streak for beat in beats)
+            processed, streak = sum(beat.processed for beat in busy), sum(beat.streak for beat in busy)
             if tripped(processed, streak, category):
-                message = next(beat.streak_message for beat in beats if beat.processed)
-                self.stop(f"breaker: {category}: {message} ({streak} documents in a row)")
-        for beat in beats:
+                self.stop(f"breaker: {category}: {busy[0].streak_message} ({streak} documents in a row)")
+        for beat in beats.values():
             if beat.ended is not None and beat.ended.startswith("breaker"):
                 self.stop(beat.ended)
 
-    def _look_at(self, worker: WorkerState) -> bool:
-        """Read one worker's heartbeat; False where the store did not answer."""
+    def _scale(self, now: float) -> None:
+        """Another number of workers, if somebody asked for it since the last look."""
         try:
-            attempt = self._newest_life(worker.worker)
-            if attempt is None:
-                return True
-            beat = self._observer.heartbeat(paths.life(self._spec.run_id, worker.worker, attempt))
+            wish = newest_wish(self._runs, self._spec.run_id)
         except StoreError as failure:
             _log.warning("%s", failure)
-            self._observer.forget()
-            return False
-        if beat is not None:
-            life, before = self._beats.get(worker.worker, (attempt, Heartbeat()))
-            worker.outcomes += max(0, beat.processed - (before.processed if life == attempt else 0))
-            self._beats[worker.worker] = (attempt, beat)
-        return True
-
-    def _end_if_stuck(self, worker: WorkerState) -> None:
-        """A life that beats no more (frozen, its host lost) would hold its documents for ever: its successor gets them."""
-        handle = self._handles.get(worker.worker)
-        if handle is None:
             return
-        now = self._clock()
-        before, since = self._launched[worker.worker]
-        life = self._lives[worker.worker]
-        beat = None
-        if life > before:
-            seen = self._beats.get(worker.worker)
-            beat = seen[1] if seen is not None and seen[0] == life else None
-            still = self._observer.stood(paths.life(self._spec.run_id, worker.worker, life), beat)
-        elif handle.begun:
-            still = now - since
-        else:
-            self._launched[worker.worker] = (before, now)
+        if wish is None or wish == self._wish:
             return
-        over = beat is not None and beat.ended is not None
-        if not stuck(still=still, beaten=beat is not None, over=over):
+        self._wish = wish
+        self._log.info("Scaled to %d workers", wish.workers)
+        self._resize(wish.workers, now)
+
+    def _resize(self, workers: int, now: float) -> None:
+        supervisor.scale(self._fleet, workers, now)
+        self._lease.tell(wanted=workers)
+
+    def _govern(self, now: float) -> None:
+        if not self._governors:
             return
-        self._log.warning("Worker %d has not been heard of for %.0f s: it is ended", worker.worker, still)
-        status = 0 if over else -signal.SIGKILL
-        if status:
-            # Before the kill: where that takes its time, the life may not publish meanwhile.
-            self._fence(worker.worker, f"not heard of for {still:.0f} s")
-        handle.kill()
-        del self._handles[worker.worker]
-        if ended(worker, status, now):
-            self._bury(worker, status, now)
+        seen = self.seen()
+        launches: int | None = None
+        why = ""
+        self._on_demand = False
+        for governor in self._governors:
+            ruling = governor.govern(self._fleet, seen, now)
+            for text in ruling.say:
+                self._log.warning("%s", text)
+            if ruling.stop is not None:
+                self.stop(ruling.stop)
+            if ruling.launches is not None and (launches is None or ruling.launches < launches):
+                launches, why = ruling.launches, ruling.why
+            if ruling.spend is not None:
+                self._lease.tell(spend=ruling.spend)
+            if ruling.wanted is not None and ruling.wanted != self._fleet.wanted:
+                self._resize(ruling.wanted, now)
+            self._on_demand = self._on_demand or ruling.on_demand
+        self._allowance = Allowance(launches, why)
 
-    def _newest_life(self, worker: int) -> int | None:
-        """The newest life's number; one request a look, not a listing of all that the worker ever wrote."""
-        known = self._lives[worker]
-        while self._runs.head(paths.life(self._spec.run_id, worker, known + 1) + "start.json") is not None:
-            known += 1
-        self._lives[worker] = known
-        return known if known > self._former[worker] else None
+    def seen(self) -> Seen:
+        """What the looks showed so far, for those who govern."""
+        return Seen.model_construct(
+            beats={watch.worker: watch.beat for watch in self._watches.values() if watch.beat is not None},
+            totals=_total(self._totals.values()),
+            lives=self._lives,
+            over=self._gone,
+            withdrawn=self._withdrawn,
+        )
 
-    def _bury(self, worker: WorkerState, status: int, now: float) -> None:
-        """Fence a life that died: its successor takes over at once what it held."""
-        self._fence(worker.worker, f"exit status {status}")
-        if worker.phase is Phase.WAITING and not self._fleet.stopping:
-            wait = max(0.0, worker.due - now)
-            self._log.warning("Worker %d died (exit status %d): relaunched in %.0f s", worker.worker, status, wait)
+    def _say_once(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            self._log.warning("%s", text)
 
-    def _fence(self, worker: int, why: str) -> None:
-        try:
-            attempt = self._newest_life(worker)
-            if attempt is not None:
-                fence(self._runs, paths.life(self._spec.run_id, worker, attempt), why)
-        except StoreError as failure:
-            _log.warning("%s", failure)
-
-    def _cause(self, worker: int) -> str:
+    def _cause(self, why: str) -> str:
         try:
             self._runs.probe()
         except PdfFlowsError as failure:
             return str(failure)
-        return f"see the log of worker {worker}"
+        return why
 
 
-def end_former_lives(runs: Store, run_id: str) -> int:
-    """Fence all lives that an earlier parent of the run left; end those that are processes of this host."""
+class _NotLaunched:
+    """The handle of a launch that the launcher did not take."""
+
+    begun = False
+    flow_run_id = None
+
+    def __init__(self, words: str) -> None:
+        self._words = words
+
+    def poll(self) -> End:
+        return End(False, self._words, Loss.CAPACITY)
+
+    def drain(self) -> None: ...
+
+    def kill(self) -> None: ...
+
+
+def _total(beats: Collection[Heartbeat]) -> Heartbeat:
+    """Counts of many lives together."""
+    return Heartbeat(
+        assigned=sum(beat.assigned for beat in beats),
+        converted=sum(beat.converted for beat in beats),
+        skipped=sum(beat.skipped for beat in beats),
+        failed=sum(beat.failed for beat in beats),
+        released=sum(beat.released for beat in beats),
+        pages=sum(beat.pages for beat in beats),
+        weight=sum(beat.weight for beat in beats),
+        sampled=sum(beat.sampled for beat in beats),
+        working_seconds=sum(beat.working_seconds for beat in beats),
+    )
+
+
+def end_former_lives(runs: Store, run_id: str, kept: Collection[str] = ()) -> set[str]:
+    """Fence all lives that an earlier parent of the run left; end those that are processes of this host.
+
+    Args:
+        kept: flow runs whose lives are adopted.
+
+    Returns the lives ("worker/attempt") that were left as they are, being adopted.
+    """
     observer = Observer(runs, time.monotonic)
-    count = 0
+    living: set[str] = set()
     for worker in numbers(runs, paths.workers(run_id)):
         for attempt in numbers(runs, paths.worker(run_id, worker)):
             prefix = paths.life(run_id, worker, attempt)
             verdict = observer.over(prefix)
             if verdict is not None and verdict != "process gone":
                 continue
-            count += 1
-            fence(runs, prefix, "another parent took the run over")
             life = observer.life(prefix)
+            if verdict is None and life is not None and life.flow_run_id in kept:
+                living.add(f"{worker}/{attempt}")
+                continue
+            fence(runs, prefix, "another parent took the run over")
             if verdict is None and life is not None and life.process.here() and not life.process.gone():
                 os.kill(life.process.pid, signal.SIGKILL)
-    return count
+    return living

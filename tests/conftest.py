@@ -34,6 +34,8 @@ NEED_TORCH = (
     "unit/test_weights_kept.py",
 )
 """Tests that `make test` leaves out, and says so, where EXTRAS=dolphin was never asked for."""
+os.environ.setdefault("AWS_EC2_METADATA_DISABLED", "true")
+"""Workers would ask the metadata service, and wait a second for nobody; its own tests set up one of theirs."""
 collect_ignore = [] if importlib.util.find_spec("torch") else list(NEED_TORCH)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import random
+import sys
 import threading
 import time
 from collections import Counter
@@ -24,7 +25,8 @@ class FaultyS3:
     - `error_rate`: answered 500 InternalError, not forwarded;
     - `slowdown_rate`: answered 503 SlowDown, not forwarded;
     - `lost_response_rate`: forwarded, then the connection is closed without a word;
-    - `torn_body_rate`: forwarded, then half of the body is sent (GET only).
+    - `torn_body_rate`: forwarded, then half of the body is sent (GET only);
+    - `slow_rate`: forwarded and answered, `slow_seconds` later.
 
     `delay` is what every request takes longer, seconds.
 
@@ -40,6 +42,8 @@ class FaultyS3:
         lost_response_rate: float = 0.0,
         torn_body_rate: float = 0.0,
         delay: float = 0.0,
+        slow_rate: float = 0.0,
+        slow_seconds: float = 1.0,
     ) -> None:
         self.upstream = urlsplit(upstream_url)
         self.error_rate = error_rate
@@ -47,6 +51,8 @@ class FaultyS3:
         self.lost_response_rate = lost_response_rate
         self.torn_body_rate = torn_body_rate
         self.delay = delay
+        self.slow_rate = slow_rate
+        self.slow_seconds = slow_seconds
         self.counts: Counter[str] = Counter()
         self._random = random.Random(seed)
         self._lock = threading.Lock()
@@ -58,7 +64,7 @@ class FaultyS3:
         class Handler(_Handler):
             faulty = owner
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = _Server(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
 
@@ -125,11 +131,19 @@ class FaultyS3:
             ("slowdown", self.slowdown_rate),
             ("lost", self.lost_response_rate),
             ("torn", self.torn_body_rate if method == "GET" else 0.0),
+            ("slow", self.slow_rate),
         ):
             if roll < rate:
                 return fate
             roll -= rate
         return "passed"
+
+
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Silent where the client was killed in the midst of a request: here that is what clients are for."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)  # type: ignore[arg-type]
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -166,6 +180,9 @@ class _Handler(BaseHTTPRequestHandler):
             case "lost":
                 self._forward(body)
                 self.close_connection = True
+            case "slow":
+                time.sleep(self.faulty.slow_seconds)
+                self._answer(*self._forward(body), torn=False)
             case fate:
                 self._answer(*self._forward(body), torn=fate == "torn")
 

@@ -33,7 +33,17 @@ from tasks.corpus.runs import RunSpec, load_manifest
 from tasks.corpus.store import ObjectInfo, Store, open_store
 from tasks.document import DocumentConverter
 from tasks.engines.dummy import DummyEngine, DummyOptions
-from tasks.engines.protocol import EngineName, EngineResult, Limits, Rendering
+from tasks.engines.protocol import (
+    UNKEPT,
+    EngineName,
+    EngineResult,
+    FinishedPage,
+    Handover,
+    Journal,
+    Limits,
+    Rendering,
+)
+from tasks.engines.sandbox import Aborted
 from tasks.options import Options
 from tasks.plan import Planned, plan_run
 from tasks.worker import Summary, Worker, WorkerSettings
@@ -210,9 +220,23 @@ class InProcess:
         return self._engine.versions
 
     def convert(
-        self, pdf: Path, scratch: Path, passwords: list[str], progress: Callable[[int, int], None]
+        self,
+        pdf: Path,
+        scratch: Path,
+        passwords: list[str],
+        progress: Callable[[int, int], None],
+        journal: Journal = UNKEPT,
     ) -> EngineResult:
-        return self._engine.convert(pdf, scratch, passwords, self._limits, progress)
+        def finish(number: int, payload: str) -> None:
+            journal.finish(FinishedPage(number=number, payload=payload))
+            if journal.stops():
+                raise Aborted
+
+        done = {number: page.payload for number, page in journal.done.items()}
+        return self._engine.convert(pdf, scratch, passwords, self._limits, progress, Handover(done, finish))
+
+    def recycle(self) -> None:
+        """Nothing to replace."""
 
     def kill(self) -> None:
         """Nothing to end."""
@@ -279,8 +303,8 @@ class Case:
             self.stores[url] = open_store(url, writable=True)
         return self.stores[url]
 
-    def _this_life(self, epoch: int = 0, flow_run_id: str | None = None) -> Life:
-        life = this_life(epoch, flow_run_id)
+    def _this_life(self, epoch: int = 0, flow_run_id: str | None = None, **more: Any) -> Life:
+        life = this_life(epoch, flow_run_id, **more)
         process = getattr(self.local, "process", None)
         return life.model_copy(update={"process": process}) if process is not None else life
 

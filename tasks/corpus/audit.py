@@ -127,7 +127,9 @@ def reconcile(
             if mark is not None and content.setdefault(record.index, mark) != mark:
                 twice.add(record.index)
             published[record.index] = (record.pages or 0, record.partial, record.outcome is Outcome.RECOVERED)
-        elif record.outcome is Outcome.INTENT and record.sha256 is not None:
+            # Asked for only where nobody says that it was published: a million intents would not fit beside all this.
+            intents.pop(record.index, None)
+        elif record.outcome is Outcome.INTENT and record.sha256 is not None and record.index not in published:
             intents.setdefault(record.index, set()).add(record.sha256)
         elif record.outcome.final:
             newest = last.get(record.index)

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tasks.corpus import paths
 from tasks.corpus.failures import StoreError
+from tasks.corpus.lives import read_fence
 from tasks.corpus.paths import SCHEMA
 from tasks.corpus.store import Store
 
@@ -25,6 +26,12 @@ class Holder(BaseModel):
     schema_version: int = SCHEMA
     worker: int
     attempt: int
+    alone: bool = False
+    """Nothing else was in its hands while it had this one, which is a suspect."""
+
+    def same(self, other: Holder) -> bool:
+        """Whether it is the same life."""
+        return (self.worker, self.attempt) == (other.worker, other.attempt)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +41,25 @@ class Claim:
     partition: int
     index: int
     n: int
+
+
+SUSPECT_DEATHS = 2
+"""A document that so many workers died with runs alone, in a fresh sandbox child (DESIGN section 4, promise 6)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Suspicion:
+    """What the deaths of a document's former holders say about it."""
+
+    deaths: int = 0
+    """Of lives that had it in hand, and that may have been its doing."""
+    alone: bool = False
+    """One of them had nothing else in hand, after two others had died: it is quarantined."""
+
+    @property
+    def suspect(self) -> bool:
+        """It has to run alone."""
+        return self.deaths >= SUSPECT_DEATHS
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +101,14 @@ class Claims:
         self._holder = holder
         self._content = holder.model_dump_json().encode()
 
-    def take(self, partition: int, index: int, n: int = 0) -> Claim | None:
-        """Claim `n` on a document, None if another life has it."""
+    def take(self, partition: int, index: int, n: int = 0, *, alone: bool = False) -> Claim | None:
+        """Claim `n` on a document, None if another life has it; `alone` says that it will be the only one in hand."""
         key = paths.claim(self._run_id, partition, index, n)
-        if self._store.create(key, self._content, {"worker": str(self._holder.worker)}):
+        content = self._holder.model_copy(update={"alone": True}).model_dump_json().encode() if alone else self._content
+        if self._store.create(key, content, {"worker": str(self._holder.worker)}):
             return Claim(partition, index, n)
         # A lost response makes our own claim look like another's; its content tells.
-        return Claim(partition, index, n) if self.holder(partition, index, n) == self._holder else None
+        return Claim(partition, index, n) if self._holder.same(self.holder(partition, index, n)) else None
 
     def release(self, claim: Claim) -> None:
         """Give a claim back unfinished: the next life need not wait for it to expire."""
@@ -101,7 +128,21 @@ class Claims:
         top = next(iter(newest(paths.claims(self._run_id, claim.partition), found)), None)
         if top is None or top.n != claim.n or top.released:
             return False
-        return self.holder(claim.partition, claim.index, claim.n) == self._holder
+        return self._holder.same(self.holder(claim.partition, claim.index, claim.n))
+
+    def suspicion(self, partition: int, index: int, below: int) -> Suspicion:
+        """What the ends of a document's former holders, claims 0 to `below` - 1, say about it. Raises StoreError."""
+        prefix = paths.claim(self._run_id, partition, index, 0)[: -len("0")]
+        names = {info.key[len(prefix) :] for info in self._store.list(prefix)}
+        found = Suspicion()
+        for n in range(below):
+            if str(n) not in names or f"{n}.released" in names:
+                continue
+            holder = self.holder(partition, index, n)
+            fence = read_fence(self._store, paths.life(self._run_id, holder.worker, holder.attempt))
+            if fence is not None and fence.blame:
+                found = Suspicion(found.deaths + 1, found.alone or holder.alone)
+        return found
 
     def listed(self, partition: int) -> Iterator[Claimed]:
         """The newest claims of a partition, in order of the index."""

@@ -1,11 +1,13 @@
 """The ledger: one record for every outcome of every document, in segments that are never rewritten.
 
-A life writes `ledger-<seq>.jsonl` below its own prefix. An intent record is durable before the publishing PUT, so that
-an output without an outcome (a lost response, a kill at the wrong instant) can be told from somebody else's.
+A life writes `ledger-<seq>.jsonl` below its own prefix, and 256 of them once more as `ledger+<first>-<last>.jsonl`: who reads
+a large run's ledger reads those. An intent record is durable before the publishing PUT, so that an output without an outcome (a
+lost response, a kill at the wrong instant) can be told from somebody else's.
 """
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -22,6 +24,10 @@ from tasks.corpus.store import Store
 
 FLUSH_SECONDS = 30.0
 """A record never waits longer."""
+MERGED = 256
+"""Segments that are written once more as one object: who reads the ledger of a large run reads those."""
+MOST_UNMERGED = 1 << 24
+"""Bytes of segments that a writer keeps for merging; beyond them (the store refused for long) it merges no more."""
 
 
 class Outcome(StrEnum):
@@ -79,6 +85,8 @@ class Record(BaseModel):
     source_sha256: str | None = None
     bytes: int | None = None
     pages: int | None = None
+    resumed: int = 0
+    """Pages taken from a checkpoint of an earlier life."""
     gaps: list[int] = []
     """Pages that are named gaps in the output: the document is partial."""
     warnings: list[str] = []
@@ -150,6 +158,8 @@ class LedgerWriter:
         self._added = 0
         self._written = 0
         self._next = 0
+        self._unmerged: list[bytes] = []
+        self._merging = True
 
     def add(self, record: Record) -> int:
         """Take a record in; durable after the next flush. Returns the place to hand to `flush`."""
@@ -190,11 +200,46 @@ class LedgerWriter:
         self._next += 1
         self._written = added
         self._unsure = None
+        if self._merging:
+            self._unmerged.append(data)
+            if len(self._unmerged) >= MERGED:
+                self._merge()
+
+    def _merge(self) -> None:
+        """Write the last segments once more, as one. Nothing depends on it: a store that fails is asked again later."""
+        first, last = self._next - len(self._unmerged), self._next - 1
+        try:
+            self._store.create(f"{self._prefix}ledger+{first:06d}-{last:06d}.jsonl", b"".join(self._unmerged))
+        except StoreError:
+            self._merging = sum(map(len, self._unmerged)) <= MOST_UNMERGED
+            if self._merging:
+                return
+        self._unmerged = []
 
 
-def is_segment(key: str) -> bool:
-    """Whether a key is a ledger segment's."""
-    return key.rsplit("/", 1)[-1].startswith("ledger-") and key.endswith(".jsonl")
+_SEGMENT = re.compile(r"ledger-(\d+)\.jsonl\Z")
+_MERGED = re.compile(r"ledger\+(\d+)-(\d+)\.jsonl\Z")
+
+
+def segments(keys: Iterable[str]) -> Iterator[str]:
+    """The keys of a sorted listing that have to be read: merged segments, and those that are in no merged one. Pure; streams.
+
+    "+" sorts before "-", so that a life's merged segments come before the others.
+    """
+    folder, covered = "", list[tuple[int, int]]()
+    for key in keys:
+        here, _, name = key.rpartition("/")
+        if here != folder:
+            folder, covered = here, []
+        if (merged := _MERGED.match(name)) is not None:
+            first, last = int(merged[1]), int(merged[2])
+            if not any(begin <= first and last <= end for begin, end in covered):
+                covered.append((first, last))
+                yield key
+        elif (one := _SEGMENT.match(name)) is not None:
+            number = int(one[1])
+            if not any(begin <= number <= end for begin, end in covered):
+                yield key
 
 
 def parse_segment(data: bytes, key: str) -> list[Record]:
@@ -209,7 +254,7 @@ def read_ledger(store: Store, prefixes: Iterable[str], *, parallel: int = 16) ->
     """All records below the prefixes: in order within a life, lives in order of their keys; `parallel` reads at a time."""
     with ThreadPoolExecutor(parallel, thread_name_prefix="ledger") as pool:
         for prefix in prefixes:
-            keys = (info.key for info in store.list(prefix) if is_segment(info.key))
+            keys = segments(info.key for info in store.list(prefix))
             while some := list(islice(keys, 512)):
                 for key, data in zip(some, pool.map(store.read, some), strict=True):
                     yield from parse_segment(data, key)

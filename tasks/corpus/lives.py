@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Callable
+from enum import StrEnum
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -60,6 +63,20 @@ class Life(BaseModel):
     hostname: str
     epoch: int = 0
     flow_run_id: str | None = None
+    launch: int | None = None
+    """Which launch of its worker it came from."""
+    machine: dict[str, Any] = {}
+    """What it runs on, as `tasks/fleet/machine.py` describes it."""
+
+
+class Stage(StrEnum):
+    """What a life is at."""
+
+    LOADING = "loading"
+    """The engine."""
+    WORKING = "working"
+    DRAINING = "draining"
+    """It claims no more."""
 
 
 class Heartbeat(Counts):
@@ -69,8 +86,23 @@ class Heartbeat(Counts):
     counter: int = 0
     ended: str | None = None
     """Why the life ended in an orderly way ("complete", "drained", ...): nothing will be published any more."""
+    stage: Stage = Stage.LOADING
     in_hand: list[str] = Field(default_factory=list)
     page: int | None = None
+    activity: int = 0
+    """Counts pages and documents begun and done: stands still while nothing gets on."""
+    slowest: float = 0.0
+    """Seconds that the slowest of the last pages took: the engine's own pace."""
+    weight: int = 0
+    """Of the processed documents (`tasks/corpus/rowtable.py`): what the projection goes by."""
+    working_seconds: float = 0.0
+    """Since the engine was ready."""
+    sampled: int = 0
+    """Documents of the canary's sample with an outcome."""
+    spend: int | None = None
+    """Of a parent whose run has a budget: counts the writes of its spend record."""
+    wanted: int | None = None
+    """Of a parent: so many workers are wanted; those with higher numbers drain."""
     streak_category: Category | None = None
     streak: int = 0
     """How many of the last outcomes in a row failed with `streak_category`: what the breaker reads."""
@@ -95,15 +127,33 @@ def _stat(pid: int) -> tuple[str, int] | None:
     return fields[0], int(fields[19])
 
 
+def boot_seconds() -> float:
+    """Seconds since boot, suspended time included: a laptop that slept is in doubt when it wakes."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+
+
 def this_process() -> Process:
     """The calling process."""
     stat = _stat(os.getpid())
     return Process(host=_host(), pid=os.getpid(), started=stat[1] if stat else 0)
 
 
-def this_life(epoch: int = 0, flow_run_id: str | None = None) -> Life:
+def this_life(
+    epoch: int = 0,
+    flow_run_id: str | None = None,
+    *,
+    launch: int | None = None,
+    machine: dict[str, Any] | None = None,
+) -> Life:
     """The record that takes a number for the calling process."""
-    return Life(process=this_process(), hostname=socket.gethostname(), epoch=epoch, flow_run_id=flow_run_id)
+    return Life(
+        process=this_process(),
+        hostname=socket.gethostname(),
+        epoch=epoch,
+        flow_run_id=flow_run_id,
+        launch=launch,
+        machine=machine or {},
+    )
 
 
 def take_number(store: Store, prefix: str, name: str, life: Life) -> int:
@@ -187,6 +237,27 @@ class Observer:
         self._seen.clear()
 
 
-def fence(store: Store, prefix: str, why: str) -> bool:
+class Fence(BaseModel):
+    """fenced: this life must not publish any more."""
+
+    schema_version: int = SCHEMA
+    why: str
+    blame: bool = False
+    """Whether its death may be its documents' doing: not after a notice, a drain, or the loss of its machine or its parent."""
+
+
+def fence(store: Store, prefix: str, why: str, *, blame: bool = False) -> bool:
     """Forbid the life below `prefix` to publish. True if this call did it."""
-    return store.create(f"{prefix}fenced", why.encode())
+    return store.create(f"{prefix}fenced", Fence(why=why, blame=blame).model_dump_json().encode())
+
+
+def read_fence(store: Store, prefix: str) -> Fence | None:
+    """The life's fence, None where it has none. Raises StoreError."""
+    try:
+        data = store.read(f"{prefix}fenced")
+    except NotFound:
+        return None
+    try:
+        return Fence.model_validate_json(data)
+    except ValidationError:
+        return Fence(why=data.decode(errors="replace"))  # of an earlier version: plain words

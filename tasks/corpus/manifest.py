@@ -111,13 +111,17 @@ class Manifest:
 
     def rows(self) -> Iterator[Row]:
         """All rows in order. Raises Unreadable where the file is not a manifest that this code can read."""
+        return (row for _, row in self.lines())
+
+    def lines(self) -> Iterator[tuple[str, Row]]:
+        """All rows in order, each with its line. Raises as `rows`."""
         try:
             lines = self._lines()
             header = json.loads(next(lines, "null"))
             if not isinstance(header, dict) or header.get("schema") != SCHEMA:
                 raise Unreadable(f"manifest of another version ({header!r}); this code reads version {SCHEMA}")
             for line in lines:
-                yield decode(line)
+                yield line, decode(line)
         except (zstandard.ZstdError, ValueError, KeyError) as error:
             raise Unreadable(f"the manifest can't be read: {error}") from error
 

@@ -11,14 +11,19 @@ def partition_of(index: int, partitions: int) -> int:
 def partitions_of_worker(worker: int, workers: int, partitions: int) -> list[int]:
     """The partitions that a worker begins with: k, k + workers, ...; none for workers beyond them (they steal).
 
+    Args:
+        workers: of the start of the run; those that were added later have numbers beyond it.
+
     >>> partitions_of_worker(0, 2, 4)
     [0, 2]
     >>> partitions_of_worker(3, 4, 2)
     []
+    >>> partitions_of_worker(2, 2, 4)
+    []
     """
-    if not 0 <= worker < workers:
+    if worker < 0 or workers < 1:
         raise ValueError(f"worker {worker} of {workers}")
-    return list(range(worker, partitions, workers))
+    return list(range(worker, partitions, workers)) if worker < workers else []
 
 
 class Bitmap:
@@ -40,3 +45,22 @@ class Bitmap:
 
     def __len__(self) -> int:
         return int.from_bytes(self._bits, "little").bit_count()
+
+    def __ior__(self, other: Bitmap) -> Bitmap:
+        """Put in all that another one of the same size has."""
+        both = int.from_bytes(self._bits, "little") | int.from_bytes(other._bits, "little")
+        self._bits[:] = both.to_bytes(len(self._bits), "little")
+        return self
+
+    def to_bytes(self) -> bytes:
+        """As bytes, the lowest bit first."""
+        return bytes(self._bits)
+
+    @classmethod
+    def from_bytes(cls, size: int, data: bytes) -> Bitmap | None:
+        """What `to_bytes` gave; None where that had another size."""
+        found = cls(size)
+        if len(data) != len(found._bits):
+            return None
+        found._bits[:] = data
+        return found

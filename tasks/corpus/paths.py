@@ -86,6 +86,41 @@ def parent(run_id: str, epoch: int) -> str:
     return f"{run_id}/parent/{epoch}/"
 
 
+def settled(run_id: str, epoch: int) -> str:
+    """What a start of the run found settled."""
+    return f"{parent(run_id, epoch)}settled.zst"
+
+
+def spend(run_id: str) -> str:
+    """Prefix of the spend ledger."""
+    return f"{run_id}/spend/"
+
+
+def launches(run_id: str, worker_: int) -> str:
+    """Prefix of a worker's launches, one object each."""
+    return f"{run_id}/launches/{worker_}/"
+
+
+def scales(run_id: str) -> str:
+    """Prefix of the wishes for another number of workers, the newest last."""
+    return f"{run_id}/scale/"
+
+
+def checkpoints(run_id: str) -> str:
+    """Prefix of all checkpoints."""
+    return f"{run_id}/checkpoints/"
+
+
+def checkpoint(run_id: str, content: str, engine: str, index: int) -> str:
+    """Prefix of one document's segments: by its content's sha256 and the engine's fingerprint."""
+    return f"{checkpoints(run_id)}{content}/{engine}/{index:0{INDEX_DIGITS}d}-"
+
+
+def segment(run_id: str, content: str, engine: str, index: int, unique: str) -> str:
+    """One segment of a document's finished pages."""
+    return f"{checkpoint(run_id, content, engine, index)}{unique}.jsonl.zst"
+
+
 def failures(run_id: str, worker_: int) -> str:
     """All failures of a worker, attempts merged."""
     return f"{run_id}/failures/worker-{worker_}-failures.json"

@@ -23,6 +23,7 @@ from chaos.processes import (
     pids,
     wait_for,
 )
+from chaos.seen import RunView
 
 ROOT = Path(__file__).resolve().parents[2]
 PDF_FLOWS = Path(sys.executable).with_name("pdf-flows")
@@ -30,6 +31,8 @@ TOKEN = "PDF_FLOWS_CHAOS_TOKEN"
 """In the environment of a command and, by inheritance, of its workers: how what is left of them is found."""
 CHILD = b"tasks.engines.child"
 WORKERS = (b"tasks.worker_flow", b"tasks.worker_process")
+UNSHARE = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+"""A pid namespace: the processes in it take themselves for those of another host."""
 
 
 # -- documents ------------------------------------------------------------------------------------------------------
@@ -70,6 +73,14 @@ def wrong_outputs(source: Path, output: Path, assets: int) -> list[str]:
 # -- the command ----------------------------------------------------------------------------------------------------
 
 
+def can_unshare() -> bool:
+    """Whether a pid namespace can be made here."""
+    try:
+        return subprocess.run([*UNSHARE, "true"], capture_output=True, check=False).returncode == 0
+    except OSError:
+        return False
+
+
 def environment(home: Path, scratch: Path, **more: str) -> dict[str, str]:
     """A user's environment: no Prefect settings of the tests' own, temporary files where the test can look at them."""
     scratch.mkdir(parents=True, exist_ok=True)
@@ -85,6 +96,7 @@ class Place:
         self.folder = folder
         self.input, self.output, self.scratch = folder / "in", folder / "out", folder / "tmp"
         self.source_url, self.output_url = source or str(self.input), output or str(self.output)
+        self.engine = "dummy"
         self.token = uuid.uuid4().hex
         self.environment = environment(home, self.scratch, **{TOKEN: self.token})
         self.started: list[Command] = []
@@ -94,10 +106,17 @@ class Place:
         """`<runs>` of a folder."""
         return self.output / "_runs"
 
-    def convert(self, *options: str, **more: str) -> Command:
-        """Start `pdf-flows convert`."""
-        words = ["convert", self.source_url, self.output_url, "--engine", "dummy", "--json", *options]
-        command = Command(self.folder / f"call-{len(self.started)}", words, self.environment | more)
+    def view(self, run_id: str | None = None) -> RunView:
+        """A run as its objects show it, the latest one unless it is named."""
+        return RunView(f"{self.output_url}/_runs", run_id)
+
+    def convert(self, *options: str, elsewhere: bool = False, **more: str) -> Command:
+        """Start `pdf-flows convert`; `elsewhere`: on another host, as far as pids can tell (see `can_unshare`)."""
+        words = ["convert", self.source_url, self.output_url, "--engine", self.engine, "--json", *options]
+        before = UNSHARE if elsewhere else []
+        command = Command(
+            self.folder / f"call-{len(self.started)}", [*before, str(PDF_FLOWS), *words], self.environment | more
+        )
         self.started.append(command)
         return command
 
@@ -160,7 +179,7 @@ class Command:
         self.begun = time.monotonic()
         with self._out.open("wb") as out, self._err.open("wb") as err:
             self.process = subprocess.Popen(
-                [PDF_FLOWS, *words], stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=env, start_new_session=True
+                words, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=env, start_new_session=True
             )
         self.pid = self.process.pid
 

@@ -75,7 +75,7 @@ def documents_in_hand(child: int) -> set[str]:
     with contextlib.suppress(OSError):
         for pdf in Path(f"/proc/{child}/cwd").resolve().glob("document-*/document.pdf"):
             with contextlib.suppress(OSError):
-                found.add(pdf.read_text())
+                found.add(pdf.read_text(errors="replace"))
     return found
 
 

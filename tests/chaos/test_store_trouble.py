@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import subprocess
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +12,7 @@ from typing import Any
 import pytest
 from faults import FaultyS3
 
+from chaos.bucket import Bucket, check_bucket
 from chaos.harness import Command, Place, make_documents, wrong_outputs
 from chaos.processes import wait_for
 
@@ -22,53 +20,9 @@ MakePlace = Callable[..., Place]
 DOCUMENTS = 40
 
 
-class Bucket:
-    """An input and an output in a bucket that keeps every version of every object."""
-
-    def __init__(self, moto: Any) -> None:
-        self.client = moto.client
-        self.url = moto.new_bucket()
-        self.name = self.url.removeprefix("s3://")
-        self.client.put_bucket_versioning(Bucket=self.name, VersioningConfiguration={"Status": "Enabled"})
-
-    def fill(self, count: int, script: str) -> None:
-        for number in range(count):
-            body = f"%PDF-dummy {script}\n{number}\n".encode()
-            self.client.put_object(Bucket=self.name, Key=f"in/doc-{number:03}.pdf", Body=body)
-
-    def versions(self) -> Counter[str]:
-        """How often each output was written."""
-        pages = self.client.get_paginator("list_object_versions").paginate(Bucket=self.name, Prefix="out/doc-")
-        return Counter(version["Key"] for page in pages for version in page.get("Versions", []))
-
-    def markdown(self) -> set[str]:
-        return {key for key in self.versions() if key.endswith(".md")}
-
-    def text(self, key: str) -> str:
-        return str(self.client.get_object(Bucket=self.name, Key=key)["Body"].read().decode())
-
-
 @pytest.fixture
 def bucket(moto_s3: Any) -> Bucket:
     return Bucket(moto_s3)
-
-
-def check_bucket(bucket: Bucket, place: Place, count: int, script: str) -> None:
-    """Everything is there, is its own document's, and was written once."""
-    versions = bucket.versions()
-    assert bucket.markdown() == {f"out/doc-{number:03}.md" for number in range(count)}
-    assert {key: times for key, times in versions.items() if times > 1} == {}
-    for number in range(count):
-        source = hashlib.sha256(f"%PDF-dummy {script}\n{number}\n".encode()).hexdigest()
-        asset = f"asset 0 of {source}\n"
-        name = f"doc-{number:03}.assets/{hashlib.sha256(asset.encode()).hexdigest()}.txt"
-        assert name in bucket.text(f"out/doc-{number:03}.md")
-        assert bucket.text(f"out/{name}") == asset
-    # A document that failed while the store was away is converted by a run of its own.
-    runs = json.loads(place.call("runs", place.output_url, "--json").stdout)["runs"]
-    accounts = [place.audit(run["run_id"]) for run in runs]
-    assert sum(account["converted"] for account in accounts) == count
-    assert [(account["duplicates"], account["lost"]) for account in accounts] == [(0, 0)] * len(accounts)
 
 
 def until_done(place: Place, command: Command, calls: int = 4, **more: str) -> int:

@@ -51,15 +51,16 @@ def manifest() -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def unexpected(failures: dict[str, str], converted: set[str]) -> list[str]:
+def unexpected(failures: dict[str, str], converted: set[str], rows: list[dict[str, str]] | None = None) -> list[str]:
     """One line for each document whose outcome its row does not allow.
 
     Args:
         failures: key -> category.
         converted: keys whose Markdown is there.
+        rows: of the documents that were to be converted; None: all.
     """
     lines = []
-    for row in manifest():
+    for row in manifest() if rows is None else rows:
         key = row["file"]
         outcome = Category(failures[key]) if key in failures else None
         allowed = REFUSALS[row["expected_outcome"]] | ({KNOWN[key]} if key in KNOWN else set())

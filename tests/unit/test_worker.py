@@ -11,20 +11,24 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from lives_kit import LOG, Case, Cases, Faults, Kind, cases, documents, ends_somehow, fence_all, quick
 
 import tasks.candidates
 import tasks.worker
-from tasks.candidates import ClaimCursor
+from tasks.candidates import Candidates
 from tasks.corpus import paths
 from tasks.corpus.claims import Claimed, Claims, Holder
 from tasks.corpus.failure_file import FailedDocuments
 from tasks.corpus.failures import Category, Fenced, StoreError
 from tasks.corpus.ledger import Outcome
 from tasks.corpus.lives import Heartbeat, Life, Observer, Process, fence, take_number, this_life
+from tasks.corpus.manifest import Manifest
+from tasks.corpus.partition import Bitmap
 from tasks.corpus.runs import RunSpec
+from tasks.corpus.settled import write_settled
 from tasks.engines.protocol import EngineName
 from tasks.worker import Worker, WorkerSettings
 
@@ -122,6 +126,7 @@ def test_a_silent_life_expires_by_the_observers_clock(
     case = new_case(documents(3))
     spec = case.plan().spec
     prefix = holder_of_everything(case, spec, ELSEWHERE)
+    monkeypatch.setattr(tasks.candidates, "STALE_SECONDS", 0.0)
     clock = Ticking(step / 3)  # it looks once a document
     monkeypatch.setattr(tasks.candidates, "Observer", lambda store, _: Observer(store, clock))
     assert case.live(spec).converted == expected
@@ -133,6 +138,7 @@ def test_a_life_that_beats_between_two_looks_does_not_expire(new_case: Cases, mo
     spec = case.plan().spec
     prefix = holder_of_everything(case, spec, ELSEWHERE)
     monkeypatch.setattr(tasks.candidates, "Observer", lambda store, _: Observer(store, Ticking(61.0)))
+    monkeypatch.setattr(tasks.candidates, "STALE_SECONDS", 0.0)
     counter = [1]
 
     def beats(store: str, method: str, key: str) -> None:
@@ -463,24 +469,94 @@ def test_an_engine_child_that_dies_twice_quarantines_its_document(new_case: Case
     assert case.options.engine is EngineName.DUMMY
 
 
-# -- the cursor ------------------------------------------------------------------------------------------------------
+# -- candidates ------------------------------------------------------------------------------------------------------
 
 
-def test_the_cursor_begins_a_broken_listing_again(monkeypatch: pytest.MonkeyPatch, new_case: Cases) -> None:
-    new_case({})  # patches the waits
-    wanted = [Claimed(index, 0, False) for index in range(0, 40, 2)]
-    broken = [3, 7, 12]
+def chosen(case: Case, spec: RunSpec, folder: Path, **more: Any) -> tuple[Candidates, Claims]:
+    """What a life that never ran would choose."""
+    me = Holder(worker=more.pop("worker", 0), attempt=9)
+    claims = Claims(case.runs, spec.run_id, me)
+    manifest = Manifest(folder / "manifest")
+    case.runs.fetch(spec.manifest, manifest.path)
+    given = {"workers": spec.partitions, "epoch": 0, "retry_failed": False, "patient": quick} | more
+    return Candidates(case.runs, spec, manifest, folder, claims, me, **given), claims
 
-    def listed() -> Iterator[Claimed]:
+
+def weights(sizes: list[int]) -> dict[str, bytes]:
+    return {f"d{number:02}.pdf": f"%PDF-dummy {'x' * size}\n".encode() for number, size in enumerate(sizes)}
+
+
+def test_the_heaviest_comes_first_and_thieves_take_the_lightest(new_case: Cases, tmp_path: Path) -> None:
+    sizes = [10, 500, 30, 70, 500, 20, 90, 60]
+    case = new_case(weights(sizes), workers=2)
+    spec = case.plan().spec
+    mine, claims = chosen(case, spec, tmp_path)
+    assert [row.index for row, _ in mine.own()] == [4, 6, 2, 0]
+    assert mine.assigned == 4
+    # The other partition has 1 (500), 3 (70), 5 (20), 7 (60); one of them is another's by now.
+    other = Claims(case.runs, spec.run_id, Holder(worker=1, attempt=0))
+    assert other.take(1, 1) is not None
+    for index in (0, 2, 4, 6):
+        assert claims.take(0, index) is not None
+        mine.took(index, 0, True)
+    assert [(row.index, n) for row, n in mine.far_ends()] == [(5, 0), (7, 0), (3, 0)]
+
+
+def test_the_sample_comes_before_all_and_is_not_given_twice(new_case: Cases, tmp_path: Path) -> None:
+    case = new_case(weights([10, 500, 30, 70]), workers=2)
+    spec = case.plan().spec
+    mine, claims = chosen(case, spec, tmp_path, sample=[3, 0])
+    found = []
+    for row, n in mine.own():
+        found.append(row.index)
+        mine.took(row.index, n, claims.take(mine.partition(row.index), row.index, n) is not None)
+    assert found == [3, 0, 2]
+    assert mine.assigned == 3
+
+
+def test_after_a_rebalance_recommendation_long_documents_are_left_to_others(new_case: Cases, tmp_path: Path) -> None:
+    case = new_case(weights([10, 500, 30, 70]), workers=1)
+    spec = case.plan().spec
+    mine, _ = chosen(case, spec, tmp_path)
+    mine.heaviest = 60
+    assert [row.index for row, _ in mine.own()] == [2, 0]
+    assert mine.passed_over == 2
+
+
+def test_a_listing_that_breaks_off_is_begun_again(
+    monkeypatch: pytest.MonkeyPatch, new_case: Cases, tmp_path: Path
+) -> None:
+    case = new_case(weights([1] * 6), workers=1)
+    spec = case.plan().spec
+    mine, claims = chosen(case, spec, tmp_path)
+    for index in range(3):
+        assert Claims(case.runs, spec.run_id, Holder(worker=5, attempt=0)).take(0, index) is not None
+    listed, broken = claims.listed, [2, 1]
+
+    def breaking(partition: int) -> Iterator[Claimed]:
         stop = broken.pop(0) if broken else None
-        for place, claimed in enumerate(wanted):
+        for place, claimed in enumerate(listed(partition)):
             if place == stop:
                 raise StoreError("500")
             yield claimed
 
-    cursor = ClaimCursor(listed, quick)
-    assert [index for index in range(41) if cursor.at(index) is not None] == [claimed.index for claimed in wanted]
+    mine._table._listed = breaking
+    assert sorted(row.index for row, _ in mine.own()) == [3, 4, 5]
     assert broken == []
+
+
+def test_what_the_parent_found_settled_is_not_looked_for_in_the_ledger(
+    monkeypatch: pytest.MonkeyPatch, new_case: Cases, tmp_path: Path
+) -> None:
+    case = new_case(documents(4), workers=1)
+    spec = case.plan().spec
+    settled = Bitmap(4)
+    settled.add(1)
+    settled.add(3)
+    write_settled(case.runs, spec.run_id, 0, settled)
+    monkeypatch.setattr(tasks.candidates, "read_ledger", lambda *_: pytest.fail("read the ledger"))
+    mine, _ = chosen(case, spec, tmp_path)
+    assert sorted(row.index for row, _ in mine.own()) == [0, 2]
 
 
 def test_fenced_by_the_supervisor_is_how_the_kit_ends_lives(new_case: Cases) -> None:
