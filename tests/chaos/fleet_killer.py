@@ -17,6 +17,7 @@ from faults import FaultyS3
 
 from chaos.bucket import Bucket, check_bucket
 from chaos.harness import CHILD, Command, Place
+from chaos.killer import suspect_in_hand
 from chaos.notices import file_of, write_notice
 from chaos.processes import alive, children_of, documents_in_hand, kill, wait_for
 from chaos.seen import RunView
@@ -179,27 +180,11 @@ class FleetKiller:
         victim = self._chance.choice([pid for pid in workers if children_of(pid, CHILD)] or workers)
         if not kill(victim, signal.SIGSTOP):
             return False
-        if self._suspect_in_hand(victim):
+        if suspect_in_hand(self._place, victim):
             self._tally.spared += 1
             kill(victim, signal.SIGCONT)
             return False
         return kill(victim)
-
-    def _suspect_in_hand(self, pid: int) -> bool:
-        """Whether a stopped worker has a document that two others died with."""
-        view = self._place.view()
-        keys = [key for key in view.keys("claims/") if key.rpartition("/")[2].isdigit()]
-        for key in keys:
-            if int(key.rpartition("/")[2]) < 2:
-                continue
-            holder = view.json(f"claims/{key}")
-            start = view.json(f"workers/{holder['worker']}/{holder['attempt']}/start.json")
-            if start["process"]["pid"] == pid:
-                index = int(key.split("/")[1])
-                records = view.records(f"{holder['worker']}/{holder['attempt']}")
-                if not any(r["index"] == index and r["outcome"] not in ("intent", "released") for r in records):
-                    return True
-        return False
 
     def _notice(self, command: Command) -> bool:
         workers = {pid: file for pid in command.workers() if (file := file_of(pid)) is not None and not file.exists()}

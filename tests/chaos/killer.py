@@ -25,6 +25,9 @@ from chaos.processes import (
     wait_for,
 )
 
+SUSPECT_DEATHS = 2
+"""Claims with this number and later ones may be of a suspect."""
+
 
 class Victim(StrEnum):
     """Who is killed, and when."""
@@ -57,6 +60,23 @@ class Tally:
             f"{self.calls} calls, {self.seconds:.0f} s; {self.claims - self.documents} documents taken up again, of them "
             f"{self.recovered} found published by the dead, {self.intents - self.documents} dead between intent and .md"
         )
+
+
+def suspect_in_hand(place: Place, pid: int) -> bool:
+    """Whether a stopped worker has a document that two others died with."""
+    view = place.view()
+    keys = [key for key in view.keys("claims/") if key.rpartition("/")[2].isdigit()]
+    for key in keys:
+        if int(key.rpartition("/")[2]) < 2:
+            continue
+        holder = view.json(f"claims/{key}")
+        start = view.json(f"workers/{holder['worker']}/{holder['attempt']}/start.json")
+        if start["process"]["pid"] == pid:
+            index = int(key.split("/")[1])
+            records = view.records(f"{holder['worker']}/{holder['attempt']}")
+            if not any(r["index"] == index and r["outcome"] not in ("intent", "released") for r in records):
+                return True
+    return False
 
 
 class Killer:
@@ -96,7 +116,13 @@ class Killer:
         return command.running
 
     def _any(self, victims: list[int]) -> bool:
-        return bool(victims) and kill(self._random.choice(sorted(victims)))
+        if not victims or not kill(victim := self._random.choice(sorted(victims)), signal.SIGSTOP):
+            return False
+        if suspect_in_hand(self._place, victim):
+            # Two others died with it: to kill this one, too, would quarantine it, as promised.
+            kill(victim, signal.SIGCONT)
+            return False
+        return kill(victim)
 
     def _child(self, command: Command) -> bool:
         for child in self._random.sample(children := sorted(command.sandboxes()), len(children)):
@@ -158,7 +184,7 @@ class Killer:
         try:
             index = int(name.removeprefix("doc-").removesuffix(".md"))
             claims = sorted(self._place.runs.glob(f"*/claims/*/{index:09}/[0-9]*"), key=lambda p: (p.parts[-5], p.name))
-            if not claims:
+            if not claims or int(claims[-1].name.split(".")[0]) >= SUSPECT_DEATHS:
                 return False
             holder = json.loads(claims[-1].read_bytes())
             life = claims[-1].parents[3] / "workers" / str(holder["worker"]) / str(holder["attempt"])

@@ -347,6 +347,7 @@ def test_a_deadline_stops_claiming(place: Place) -> None:
     all_once(place, without, 60, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_canary_that_fails_stops_the_run_with_its_figures(place: Place) -> None:
     make_documents(place.input, 20, "fail=DAMAGED retryable=yes")  # tried again: it takes seconds
