@@ -29,6 +29,8 @@ from tasks.corpus.store import Store
 
 STEAL_BATCH = 8
 """Documents taken from a partition's far end before its claims are listed again."""
+LEDGER_SECONDS = 60.0
+"""What the living settled is not read again sooner: it spares a thief a look at every claim that they hold and are done with."""
 STALE_SECONDS = 5.0
 """A partition's claims are not listed again sooner, and a life that was seen to live is not looked at again sooner."""
 
@@ -96,6 +98,7 @@ class Candidates:
         self._lock = threading.Lock()
         self._finished = Bitmap(spec.documents)
         self._taken = Bitmap(spec.documents)
+        self._ledger_read = float("-inf")
         self._table = ClaimTable(spec.documents, claims.listed)
         self._refreshed: dict[int, float] = {}
         self._living: dict[Holder, float] = {}
@@ -170,6 +173,10 @@ class Candidates:
 
         Comes to its end when a pass over all partitions found nothing that is free.
         """
+        now = self._clock()
+        if now - self._ledger_read >= LEDGER_SECONDS:
+            self._ledger_read = now
+            self._patient()(lambda: self._mark(read_ledger(self._runs, [paths.workers(self._spec.run_id)])))
         partitions = self._spec.partitions
         first = (max(self._mine, default=self._me.worker % partitions) + 1) % partitions
         for p in ((first + step) % partitions for step in range(partitions)):

@@ -1,6 +1,6 @@
 """The ledger: one record for every outcome of every document, in segments that are never rewritten.
 
-A life writes `ledger-<seq>.jsonl` below its own prefix, and 256 of them once more as `ledger+<first>-<last>.jsonl`: who reads
+A life writes `ledger-<seq>.jsonl` below its own prefix, and 32 of them once more as `ledger+<first>-<last>.jsonl`: who reads
 a large run's ledger reads those. An intent record is durable before the publishing PUT, so that an output without an outcome (a
 lost response, a kill at the wrong instant) can be told from somebody else's.
 """
@@ -24,7 +24,7 @@ from tasks.corpus.store import Store
 
 FLUSH_SECONDS = 30.0
 """A record never waits longer."""
-MERGED = 256
+MERGED = 32
 """Segments that are written once more as one object: who reads the ledger of a large run reads those."""
 MOST_UNMERGED = 1 << 24
 """Bytes of segments that a writer keeps for merging; beyond them (the store refused for long) it merges no more."""
