@@ -51,6 +51,8 @@ BATCH = 100
 """Documents a task run above `task_run_limit`."""
 POOL_PATIENCE_SECONDS = 900.0
 """How long workers on a pool go on without a parent, in a run without a budget: until it was started again elsewhere."""
+WORTH_A_CANARY = 2
+"""Runs of fewer than so many times the sample start with all workers."""
 BEAT_FOLDER_SECONDS = 2.0
 BEAT_S3_SECONDS = 15.0
 
@@ -164,6 +166,8 @@ class _Start:
         """Money, time and the canary, where there are any."""
         terms, runs = options.lasting_terms, self._stores[2]
         documents = options.canary_documents if self.pages_before == 0 and not self._adopted else 0
+        if options.canary is None and self.waiting < WORTH_A_CANARY * documents:
+            documents = 0  # nobody asked for one, and it would be most of the run
         paid = options.launcher is LauncherName.WORK_POOL or terms.budget is not None or terms.deadline is not None
         if not documents and not paid:
             return
