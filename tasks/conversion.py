@@ -184,7 +184,6 @@ class _Start:
                 prices,
                 types=options.types_started,
                 region=options.region,
-                workers=options.workers,
                 weight=waiting.weight,
                 living=self._living,
                 launched=[k for k in self._adopted if not any(name.startswith(f"{k}/") for name in self._living)],

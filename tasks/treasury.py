@@ -50,7 +50,6 @@ class Treasury:
 
     Args:
         types: machine types that may be started; () where the machine is the user's own.
-        workers: machines that the run is to have.
         living: lives ("worker/attempt") of a former parent that live.
         launched: workers with a launch of a former parent that may still become a life.
         weight: of the documents that wait (`tasks/corpus/rowtable.py`).
@@ -67,13 +66,12 @@ class Treasury:
         *,
         types: tuple[str, ...],
         region: str | None,
-        workers: int,
         weight: float,
         living: Collection[str] = (),
         launched: Collection[int] = (),
         clock: Callable[[], float] = boot_clock,
     ) -> None:
-        self._terms, self._prices, self._workers, self._weight = terms, prices, workers, weight
+        self._terms, self._prices, self._weight = terms, prices, weight
         self._types, self._region = types, region
         try:
             prefix, orphan = paths.spend(run_id), terms.orphan_seconds

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from tasks.corpus import paths
 from tasks.corpus.failures import StoreError
-from tasks.corpus.lives import Fence, Heartbeat, Life, Observer, Stage, fence, numbers, read_fence
+from tasks.corpus.lives import Heartbeat, Life, Observer, Stage, fence, numbers
 from tasks.corpus.store import Store
 from tasks.fleet.launcher import End, Handle
 from tasks.fleet.supervisor import Sight
@@ -126,10 +126,6 @@ class Watch:
         self._find_life()
         for life in range(self._first, self._newest + 1):
             fence(self._runs, self._prefix(life), why, blame=blame)
-
-    def fenced(self) -> Fence | None:
-        """The newest life's fence."""
-        return read_fence(self._runs, self._prefix(self._newest)) if self._newest >= 0 else None
 
     def gone(self) -> None:
         """The launch is over, or given up."""

@@ -273,14 +273,6 @@ class Spend(BaseModel):
                 self.price(machine_id, rental.ceiling, at=self.at)
                 rental.orphan_until = last + orphan_seconds
 
-    def to_price(self) -> list[tuple[Rental, float]]:
-        """Rentals whose price is not confirmed up to now, and for how many seconds back."""
-        return [
-            (rental, self.at - rental.priced_until)
-            for rental in self.rentals.values()
-            if rental.priced_until < (self.at if rental.until is None else min(self.at, rental.until))
-        ]
-
     def spent(self, at: float) -> float:
         """USD up to second `at`, without what was asked for and not heard from."""
         return sum(total.usd for total in self.totals.values()) + sum(cost(r, at).usd for r in self.rentals.values())

@@ -17,9 +17,9 @@ from faults import FaultyS3
 
 from chaos.bucket import Bucket, check_bucket
 from chaos.harness import CHILD, Command, Place
-from chaos.killer import suspect_in_hand
+from chaos.killer import kill_child, suspect_in_hand
 from chaos.notices import file_of, write_notice
-from chaos.processes import alive, children_of, documents_in_hand, kill, wait_for
+from chaos.processes import alive, children_of, kill, wait_for
 from chaos.seen import RunView
 
 STORE_TROUBLE = ("InternalError", "SlowDown", "cannot reach S3")
@@ -159,18 +159,7 @@ class FleetKiller:
         return command.running
 
     def _child(self, command: Command) -> bool:
-        for child in self._chance.sample(children := sorted(command.sandboxes()), len(children)):
-            if not kill(child, signal.SIGSTOP):
-                continue
-            # Stopped: its worker can still take one answer and hand over the next document, then nothing moves.
-            time.sleep(0.15)
-            hands = documents_in_hand(child)
-            if hands & self._hurt:
-                kill(child, signal.SIGCONT)
-                continue
-            self._hurt |= hands
-            return kill(child)
-        return False
+        return kill_child(command, self._chance, self._hurt)
 
     def _worker(self, command: Command) -> bool:
         workers = sorted(command.workers())

@@ -79,6 +79,22 @@ def suspect_in_hand(place: Place, pid: int) -> bool:
     return False
 
 
+def kill_child(command: Command, chance: random.Random, hurt: set[str]) -> bool:
+    """Kill a sandbox child that has no document in hand which lost one before; notes in `hurt` what it had."""
+    for child in chance.sample(children := sorted(command.sandboxes()), len(children)):
+        if not kill(child, signal.SIGSTOP):
+            continue
+        # Stopped: its worker can still take one answer and hand over the next document, then nothing moves.
+        time.sleep(0.15)
+        hands = documents_in_hand(child)
+        if hands & hurt:
+            kill(child, signal.SIGCONT)
+            continue
+        hurt |= hands
+        return kill(child)
+    return False
+
+
 class Killer:
     """Kills what belongs to one place, at instants drawn from `random`."""
 
@@ -125,18 +141,7 @@ class Killer:
         return kill(victim)
 
     def _child(self, command: Command) -> bool:
-        for child in self._random.sample(children := sorted(command.sandboxes()), len(children)):
-            if not kill(child, signal.SIGSTOP):
-                continue
-            # Stopped: its worker can still take one answer and hand over the next document, then nothing moves.
-            time.sleep(0.15)
-            hands = documents_in_hand(child)
-            if hands & self._hurt:
-                kill(child, signal.SIGCONT)
-                continue
-            self._hurt |= hands
-            return kill(child)
-        return False
+        return kill_child(command, self._random, self._hurt)
 
     def _markdown(self, command: Command) -> str | None:
         """Wait for some .md to appear."""

@@ -35,7 +35,7 @@ def runs(tmp_path: Path) -> Store:
 
 
 def treasury(runs: Store, clock: Clock, terms: Terms, prices: Prices | None = None, **more: Any) -> Treasury:
-    given = {"types": ("g4dn.xlarge",), "region": "us-east-1", "workers": 2, "weight": 1000.0} | more
+    given = {"types": ("g4dn.xlarge",), "region": "us-east-1", "weight": 1000.0} | more
     return Treasury(runs, "r1", terms, prices or FixedPrices(0.2, ceiling=0.5), clock=clock, **given)
 
 
