@@ -24,6 +24,7 @@ from tasks.corpus.store_s3 import S3Store
 NEED_TORCH = (
     "parity/test_reader.py",
     "parity/test_pool.py",
+    "parity/test_resume.py",
     "parity/test_model.py",
     "parity/test_engine_kills.py",
     "parity/test_engine_lost.py",
