@@ -20,7 +20,7 @@ from tasks.ticker import Ticker
 PARENT_PATIENCE_SECONDS = 180.0
 """A worker whose parent's heartbeat stood still so long drains."""
 SPEND_PATIENCE_SECONDS = 180.0
-"""A worker of a run with a budget claims nothing while its parent's spend record has stood still so long."""
+"""A worker of a run with a budget claims nothing, and drains, when its parent's spend record has stood still so long."""
 HEIR_SECONDS = 20.0
 """After so long without a heartbeat of the parent a worker looks for a parent that took the run over."""
 PACES = 50
@@ -78,6 +78,7 @@ class Pulse:
         self._fenced = False
         self._parent_seen: tuple[int, float] | None = None
         self._spend_seen: tuple[int | None, float] = (None, boot_seconds())
+        self._spend_moved = time.monotonic()
         self._moved = time.monotonic()
         self._paces: deque[float] = deque(maxlen=PACES)
         self._ready_at: float | None = None
@@ -227,6 +228,10 @@ class Pulse:
     def _tick(self) -> None:
         for step in (self.beat, self._look, self._ledger.flush_if_due, self._failures.write):
             self._try(step)
+        # Whether the store or the parent is away: what is in hand costs money, and nobody reckons with it any longer. Time that
+        # the machine was suspended is no reason to leave: its parent slept with it.
+        if self._budgeted and time.monotonic() - self._spend_moved >= SPEND_PATIENCE_SECONDS:
+            self._drain("the spend record stands still: nobody says that there is money left")
 
     def may_claim(self) -> bool:
         """Whether claiming is allowed: in a run with a budget, only while its parent's spend record advances."""
@@ -260,7 +265,7 @@ class Pulse:
         if self._parent_seen is None or self._parent_seen[0] != beat.counter:
             self._parent_seen = (beat.counter, now)
         if self._spend_seen[0] != beat.spend:
-            self._spend_seen = (beat.spend, boot_seconds())
+            self._spend_seen, self._spend_moved = (beat.spend, boot_seconds()), time.monotonic()
         if beat.wanted is not None and self._worker >= beat.wanted:
             self._drain(f"scaled to {beat.wanted} workers")
         still = now - self._parent_seen[1]

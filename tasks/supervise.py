@@ -54,7 +54,7 @@ class Supervision:
         workers: how many are wanted.
         remaining: documents that may still need work.
         governors: asked in order; the first that stops the run has its way.
-        recount: how many documents really still need work; asked before a run in which lives were lost ends.
+        recount: how many documents really still need work; asked before a run ends in which not every outcome was told.
     """
 
     def __init__(
@@ -154,7 +154,10 @@ class Supervision:
     def _more(self) -> bool:
         """It seems over: whether documents are left all the same."""
         fleet = self._fleet
-        if self._recount is None or fleet.stopping is not None or fleet.lost_at == float("-inf"):
+        # Nobody was lost and every outcome was told: it is over. A life that nobody watched (its flow run was executed twice)
+        # may have died with a document in hand, too.
+        told = fleet.lost_at == float("-inf") and not fleet.remaining
+        if self._recount is None or fleet.stopping is not None or told:
             return False
         try:
             left = self._recount()
@@ -288,9 +291,13 @@ class Supervision:
     def _look_at(self, watch: Watch) -> None:
         try:
             watch.look()
+            outlived = watch.fence_outlived()
         except StoreError as failure:
             _log.warning("%s", failure)
             return
+        for life in outlived:
+            self._fleet.lost_at = self._clock()
+            self._log.warning("Worker %d has a second life: the first (%d) is fenced", watch.worker, life)
         if watch.life is not None:
             name = f"{watch.worker}/{watch.life}"
             if watch.facts is not None:
@@ -429,13 +436,17 @@ def end_former_lives(runs: Store, run_id: str, kept: Collection[str] = ()) -> se
     observer = Observer(runs, time.monotonic)
     living: set[str] = set()
     for worker in numbers(runs, paths.workers(run_id)):
-        for attempt in numbers(runs, paths.worker(run_id, worker)):
+        attempts = numbers(runs, paths.worker(run_id, worker))
+        newest = max(attempts, default=-1)
+        for attempt in attempts:
             prefix = paths.life(run_id, worker, attempt)
             verdict = observer.over(prefix)
             if verdict is not None and verdict != "process gone":
                 continue
             life = observer.life(prefix)
-            if verdict is None and life is not None and life.flow_run_id in kept:
+            # Of a flow run that was executed twice the newest life is watched: no other is adopted.
+            adopted = attempt == newest and life is not None and life.flow_run_id in kept
+            if verdict is None and adopted:
                 living.add(f"{worker}/{attempt}")
                 continue
             fence(runs, prefix, "another parent took the run over")

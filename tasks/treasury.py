@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Collection
 
 from pydantic import ValidationError
@@ -70,12 +71,13 @@ class Treasury:
         living: Collection[str] = (),
         launched: Collection[int] = (),
         clock: Callable[[], float] = boot_clock,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self._terms, self._prices, self._weight = terms, prices, weight
         self._types, self._region = types, region
         try:
             prefix, orphan = paths.spend(run_id), terms.orphan_seconds
-            self._book = SpendBook(_Records(runs), prefix, orphan_seconds=orphan, clock=clock)
+            self._book = SpendBook(_Records(runs), prefix, orphan_seconds=orphan, clock=clock, wall=wall)
             self._spot = self._new(Lifecycle.SPOT)
             self._on_demand = self._new(Lifecycle.ON_DEMAND) if types else None
         except (BadRecord, PriceUnknown) as error:

@@ -15,6 +15,8 @@ from tasks.worker import COMPLETE, FAULT
 NEW_LIFE_SECONDS = 20.0
 """A life that has been silent so long may have a successor in the same launch (Prefect's AwaitingRetry): look for one."""
 
+EXECUTED_AGAIN = "its flow run was executed again"
+
 
 class Watch:
     """Watches worker `worker` through the store; knows nothing of lives that a former parent's launches had.
@@ -43,6 +45,8 @@ class Watch:
         self._new = 0
         self._moved: tuple[int, float] = (-1, 0.0)
         self._blind = False
+        self._outlived: list[int] = []
+        """Lives of this launch that have a newer one, not looked at yet."""
 
     def launched(self, handle: Handle, *, unfenced: bool = False) -> None:
         """A new launch of the worker.
@@ -62,6 +66,8 @@ class Watch:
         self.handle, self._since, self._began_at = handle, self._clock(), None
         if self._newest >= 0:
             self._first = self._newest
+            # One that came since the former lives were ended: the one before it was left alive.
+            self._outlived = [self._newest - 1] if self._newest else []
         beat = self._observer.heartbeat(self._prefix(self._newest)) if self._newest >= 0 else None
         self._counted = (self._newest, beat.processed if beat is not None else 0)
 
@@ -127,6 +133,21 @@ class Watch:
         for life in range(self._first, self._newest + 1):
             fence(self._runs, self._prefix(life), why, blame=blame)
 
+    def fence_outlived(self) -> list[int]:
+        """Fence the lives that have a newer one in the same launch, and did not say that they are over. Raises StoreError.
+
+        A flow run that is executed a second time (a retry of Prefect's, a copy) has the newest life; what the others had in
+        hand is left by them, whether they are dead or go on.
+        """
+        fenced = []
+        while self._outlived:
+            life = self._outlived[0]
+            beat = self._observer.heartbeat(self._prefix(life))
+            if (beat is None or beat.ended is None) and fence(self._runs, self._prefix(life), EXECUTED_AGAIN):
+                fenced.append(life)
+            self._outlived.pop(0)
+        return fenced
+
     def gone(self) -> None:
         """The launch is over, or given up."""
         self.handle = None
@@ -157,6 +178,7 @@ class Watch:
         while self._runs.head(self._prefix(self._newest + 1) + "start.json") is not None:
             self._newest += 1
         if self._newest >= self._first and self.life != self._newest:
+            self._outlived += range(self._first if self.life is None else self.life, self._newest)
             self.life = self._newest
             self.facts = self._observer.life(self._prefix(self.life))
             self._moved = (-1, self._clock())

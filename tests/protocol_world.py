@@ -16,12 +16,12 @@ import logging
 import shutil
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace, TracebackType
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from greenlet import getcurrent, greenlet
@@ -46,6 +46,7 @@ from tasks.corpus.failures import Category, PdfFlowsError, StoreError, UsageErro
 from tasks.corpus.ledger import LedgerWriter
 from tasks.corpus.lives import Heartbeat, Life, Observer, Process
 from tasks.corpus.manifest import Row, write_rows
+from tasks.corpus.partition import Bitmap
 from tasks.corpus.runs import Identity, RunSpec, claim_output
 from tasks.corpus.settled import SettledBy, write_settled
 from tasks.corpus.store import ObjectInfo
@@ -55,7 +56,9 @@ from tasks.fleet.launcher import End, Handle, NotLaunched
 from tasks.fleet.losses import Loss
 from tasks.fleet.machine import Machine
 from tasks.fleet.supervisor import Patience
+from tasks.governing import Governor
 from tasks.lease import ParentLease
+from tasks.pulse import PARENT_PATIENCE_SECONDS
 from tasks.supervise import Supervision, end_former_lives
 from tasks.worker import Worker, WorkerSettings
 
@@ -121,6 +124,8 @@ class Actor:
         """Let others go on; from within the process."""
         if getcurrent() is not self.greenlet:
             return  # its heartbeat's thread
+        if not seconds and not self.world.interleaves and not self.dead:
+            return
         self.at, self.until = at, self.world.clock + seconds
         self.world.hub.switch()
         if self.dead:
@@ -142,9 +147,13 @@ class Actor:
             return
         self.dead = True
         if self.greenlet and getcurrent() is not self.greenlet:
-            self.world.hub = getcurrent()
+            # Whoever kills is not necessarily who drives the world.
+            before, self.world.hub = self.world.hub, getcurrent()
             self.greenlet.parent = self.world.hub
-            self.greenlet.throw(Death)
+            try:
+                self.greenlet.throw(Death)
+            finally:
+                self.world.hub = before
 
     def beat(self) -> None:
         """What its heartbeat's thread does; a life that is within its ledger's or heartbeat's write beats after it."""
@@ -251,9 +260,10 @@ class EnginePool:
     ) -> EngineResult:
         world = self._actor.world
         world.engine_work[name].append(self._actor.name)
+        seconds = 5.0 if int(name[1:-4]) % 3 else world.slow_pages
         for page in (1, 2):
             on_page(page, 2)
-            self._actor.pause(f"page {page} of {name}", 5.0)
+            self._actor.pause(f"page {page} of {name}", seconds)
         if name in world.poison:
             world.die(self._actor, Loss.PROCESS)
             raise Death
@@ -277,6 +287,7 @@ class Live(Worker):
     def _work(self) -> None:
         batch: list[tuple[Row, Claim, Suspicion]] = []
         for row, n in self._next(self._candidates):
+            self._wait_until_wanted()
             if self._stopping is not None:
                 break
             suspicion = Suspicion()
@@ -301,7 +312,7 @@ class Live(Worker):
         super()._check_life(claim)
 
     def _machine(self, imds: Any) -> Machine:
-        return Machine(id=self.actor.name)
+        return self.actor.machine()
 
     @contextmanager
     def _noticing(self, imds: Any) -> Iterator[None]:
@@ -322,7 +333,15 @@ class LifeActor(Actor):
         self.drained = False
         self.unkillable = False
         settings = WorkerSettings(
-            runs="runs", run_id=RUN, worker=worker, workers=world.workers, epoch=epoch, launch=launch, retries=1
+            runs="runs",
+            run_id=RUN,
+            worker=worker,
+            workers=world.workers,
+            epoch=epoch,
+            launch=launch,
+            retries=1,
+            budgeted=world.budgeted,
+            parent_patience=world.parent_patience,
         )
         self.life = Live(settings, LOG)
         self.life.actor = self
@@ -331,8 +350,16 @@ class LifeActor(Actor):
     def prefix(self) -> str:
         return paths.life(RUN, self.worker, self.attempt or 0)
 
-    def _live(self, actor: Actor) -> None:
+    def machine(self) -> Machine:
+        """What it runs on, as it says itself."""
+        return Machine(id=self.name)
+
+    def boot(self) -> None:
+        """Until its process begins."""
         self.pause("boot", 5.0)
+
+    def _live(self, actor: Actor) -> None:
+        self.boot()
         self.life.run()
 
     def notice(self) -> None:
@@ -422,9 +449,9 @@ class ParentActor(Actor):
         with ParentLease(runs, RUN, self.name, LEASE_BEAT) as lease:
             self.lease = lease
             self.tick, self.tick_at = self._beat, world.clock
-            pool = Pool(world, self, lambda: lease.epoch)
+            pool = world.pool(self, lambda: lease.epoch)
             adopted = pool.adopt()
-            end_former_lives(runs, RUN, [str(handle.flow_run_id) for handle in adopted.values()])
+            living = end_former_lives(runs, RUN, [str(handle.flow_run_id) for handle in adopted.values()])
             by = SettledBy(world.spec.documents, False)
             account = reconcile_run(runs, output, world.spec, by).account
             write_settled(runs, RUN, lease.epoch, by.found)
@@ -438,8 +465,9 @@ class ParentActor(Actor):
                     world.workers,
                     LOG,
                     remaining=waiting,
-                    look_seconds=5.0,
-                    patience=Patience(starting=120.0, capacity=120.0),
+                    look_seconds=world.look_seconds,
+                    patience=world.patience,
+                    governors=self.governors(runs, by.found, adopted, living),
                     recount=lambda: left_to_do(runs, output, world.spec, lease.epoch, False),
                     clock=world.time,
                 )
@@ -447,6 +475,16 @@ class ParentActor(Actor):
                 self.result = self.supervision.run()
                 if not self.supervision.left_to:
                     pool.end()
+                self.close()
+
+    def governors(
+        self, runs: Port, settled: Bitmap, adopted: dict[int, Handle], living: set[str]
+    ) -> Collection[Governor]:
+        """Who may hold the run back."""
+        return ()
+
+    def close(self) -> None:
+        """The last thing a parent does."""
 
     def _beat(self) -> None:
         assert self.lease is not None
@@ -458,6 +496,23 @@ class ParentActor(Actor):
 
 class World:
     """One run: its stores, its processes, its clock, and what went against a promise."""
+
+    interleaves = True
+    """Processes take turns at every request; else only where one sleeps or works."""
+    budgeted = False
+    parent_patience = PARENT_PATIENCE_SECONDS
+    slow_pages = 5.0
+    """Seconds for a page of every third document; the others take 5."""
+    look_seconds = 5.0
+    patience = Patience(starting=120.0, capacity=120.0)
+
+    def pool(self, parent: ParentActor, epoch: Callable[[], int]) -> Pool:
+        """What a parent launches workers with."""
+        return Pool(self, parent, epoch)
+
+    def engine(self, actor: LifeActor) -> EnginePool:
+        """What a worker converts with."""
+        return EnginePool(actor)
 
     def __init__(
         self,
@@ -537,17 +592,21 @@ class World:
             patch.setattr(module, "scratch_folder", self._scratch)
         patch.setattr(tasks.worker, "patient", self._patient)
         patch.setattr(tasks.worker, "open_store", self._open)
-        patch.setattr(tasks.worker, "open_pool", lambda *given, **more: EnginePool(self._running()))
+        patch.setattr(tasks.worker, "open_pool", lambda *given, **more: self.engine(cast(LifeActor, self._running())))
         patch.setattr(tasks.worker, "Candidates", partial(Candidates, clock=self.time))
         patch.setattr(tasks.worker, "LedgerWriter", partial(LedgerWriter, clock=self.time))
         patch.setattr(
-            tasks.worker, "threading", SimpleNamespace(**{**vars(tasks.worker.threading), "Thread": _NoThread})
+            tasks.worker,
+            "threading",
+            SimpleNamespace(
+                **{**vars(tasks.worker.threading), "Thread": _NoThread, "Event": lambda: _SleepyEvent(self.sleep)}
+            ),
         )
         patch.setattr(tasks.worker, "Pulse", self._pulse(tasks.pulse.Pulse))
         patch.setattr(DocumentConverter, "_wait", lambda converter, seconds: self.sleep(seconds))
         for name in ("pdf_flows", "tasks"):
             patch.setattr(logging.getLogger(name), "disabled", True)
-        for name in ("pulse", "lease", "supervise"):
+        for name in ("pulse", "lease", "supervise", "treasury", "prices"):
             patch.setattr(logging.getLogger(f"pdf_flows.{name}"), "disabled", True)
 
     def _running(self) -> Actor:
@@ -826,6 +885,24 @@ class _NoTicker:
     def start(self) -> None: ...
 
     def stop(self, patience: float = 0.0) -> None: ...
+
+
+class _SleepyEvent:
+    """An event that nobody sets while it is waited for: whoever waits sleeps."""
+
+    def __init__(self, sleep: Callable[[float], None]) -> None:
+        self._sleep, self._set = sleep, False
+
+    def is_set(self) -> bool:
+        return self._set
+
+    def set(self) -> None:
+        self._set = True
+
+    def wait(self, timeout: float = 0.0) -> bool:
+        if not self._set:
+            self._sleep(timeout)
+        return self._set
 
 
 class _NoThread:

@@ -13,6 +13,8 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from bills import Price, billed
+
 from tasks.fleet.budget import Assessment, Memory, Position, Terms, assess
 from tasks.fleet.machine import BOOT_SECONDS, Lifecycle, Machine
 from tasks.fleet.spend import HOUR, LATE_SECONDS, Rate, Spend
@@ -20,32 +22,6 @@ from tasks.fleet.spend import HOUR, LATE_SECONDS, Rate, Spend
 DOCUMENTS = 200
 READ_SECONDS = 30.0
 """From a write of the record until its workers know, at most."""
-
-
-@dataclass
-class Price:
-    """A price that moves below its ceiling."""
-
-    ceiling: float
-    changes: list[tuple[float, float]]
-
-    def paid(self, since: float, until: float) -> float:
-        """USD for the seconds between."""
-        total = 0.0
-        for index, (start, price) in enumerate(self.changes):
-            stop = self.changes[index + 1][0] if index + 1 < len(self.changes) else math.inf
-            overlap = min(stop, until) - max(start, since)
-            total += max(0.0, overlap) * price
-        return total / HOUR
-
-    def highest(self, since: float, until: float) -> float:
-        """Between two seconds."""
-        best = 0.0
-        for index, (start, price) in enumerate(self.changes):
-            stop = self.changes[index + 1][0] if index + 1 < len(self.changes) else math.inf
-            if start <= until and stop > since:
-                best = max(best, price)
-        return best
 
 
 @dataclass
@@ -72,8 +48,7 @@ class Host:
 
     def cost(self) -> float:
         """Its bill: whole seconds, one minute at least."""
-        seconds = max(60.0, math.ceil(self.gone - self.bill))
-        return self.price.paid(self.bill, self.bill + seconds) + seconds * self.extras / HOUR
+        return billed(self.price, self.extras, self.bill, self.gone)
 
 
 @dataclass

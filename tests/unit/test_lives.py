@@ -293,3 +293,37 @@ def test_the_look_drains_when_fenced_stopped_or_orphaned(
     fence(folder, PREFIX, "test")
     pulse._look()
     assert drained[-1] == "fenced: another life took over"
+
+
+def test_a_life_of_a_run_with_a_budget_leaves_when_nobody_reckons_with_it(
+    folder: Store, boot: Clock, drained: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its parent is lost and the store is away with it, or the record alone stands still: it costs money all the same."""
+    clock = Clock()
+    monkeypatch.setattr("tasks.pulse.time.monotonic", clock)
+    paid = Pulse(
+        folder,
+        "run",
+        0,
+        0,
+        0,
+        LedgerWriter(folder, PREFIX),
+        FailureFile(folder, "run", 0, "out"),
+        drained.append,
+        budgeted=True,
+    )
+    for second in range(4):  # the parent beats, its record advances
+        folder.put("run/parent/0/heartbeat.json", Heartbeat(counter=second, spend=second).model_dump_json().encode())
+        clock.now += 100
+        boot.now += 100
+        paid._tick()
+    assert drained == []
+    # A laptop that slept an hour, its parent with it, claims nothing before the record moves, and stays.
+    boot.now += 3600
+    assert not paid.may_claim()
+    paid._tick()
+    assert drained == []
+    monkeypatch.setattr(folder, "head", lambda key: (_ for _ in ()).throw(StoreError("503")))
+    clock.now += 180
+    paid._tick()
+    assert drained == ["the spend record stands still: nobody says that there is money left"]

@@ -11,13 +11,13 @@ import pytest
 from tasks import supervise
 from tasks.corpus import paths
 from tasks.corpus.failures import Category, StoreError
-from tasks.corpus.lives import Heartbeat, take_number, this_life
+from tasks.corpus.lives import Heartbeat, Life, Process, take_number, this_life
 from tasks.corpus.runs import Identity, RunSpec
 from tasks.corpus.store import Store, open_store
 from tasks.fleet.launcher import End, Handle
 from tasks.fleet.losses import Loss
 from tasks.lease import ParentLease
-from tasks.supervise import Supervision
+from tasks.supervise import Supervision, end_former_lives
 
 SPEC = RunSpec(
     run_id="r1",
@@ -78,16 +78,41 @@ def runs(tmp_path: Path) -> Store:
     return store
 
 
-def watch(runs: Store, launcher: Scripted, workers: int = 2) -> str | None:
+def watch(
+    runs: Store, launcher: Scripted, workers: int = 2, recount: Callable[[], int] | None = None, remaining: int = 100
+) -> str | None:
     with ParentLease(runs, "r1", None, 60.0) as lease:
         log = logging.getLogger("test")
-        return Supervision(runs, SPEC, lease, launcher, workers, log, remaining=100, look_seconds=0.01).run()
+        return Supervision(
+            runs, SPEC, lease, launcher, workers, log, remaining=remaining, look_seconds=0.01, recount=recount
+        ).run()
 
 
 def test_workers_that_end_in_order_end_the_run(runs: Store) -> None:
     launcher = Scripted(runs, lambda worker, launch: (Heartbeat(counter=1, ended="complete"), 0))
     assert watch(runs, launcher) is None
     assert launcher.launches == [(0, 0), (1, 0)]
+
+
+def test_a_rest_that_nobody_told_of_is_looked_for(runs: Store) -> None:
+    """A life that nobody watched may have died with it: all others ended in order."""
+    launcher = Scripted(
+        runs, lambda worker, launch: (Heartbeat(counter=1, ended="complete", converted=1 if launch else 2), 0)
+    )
+    left = iter([1, 0])
+    assert watch(runs, launcher, recount=lambda: next(left), remaining=5) is None
+    assert launcher.launches == [(0, 0), (1, 0), (0, 1)]
+    # Where every outcome was told there is nothing to look for.
+    launcher.launches.clear()
+    assert watch(runs, launcher, recount=lambda: 1 // 0, remaining=2) is None
+
+
+def test_of_a_flow_run_executed_twice_the_newest_life_is_adopted(runs: Store) -> None:
+    elsewhere = Life(process=Process(host="elsewhere", pid=1, started=1), hostname="", flow_run_id="a")
+    for _ in range(2):
+        take_number(runs, paths.worker("r1", 0), "start.json", elsewhere)
+    assert end_former_lives(runs, "r1", ["a"]) == {"0/1"}
+    assert [runs.head(paths.life("r1", 0, life) + "fenced") is not None for life in range(2)] == [True, False]
 
 
 def test_a_breaker_that_tripped_in_an_earlier_start_does_not_stop_this_one(runs: Store) -> None:

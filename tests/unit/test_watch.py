@@ -140,6 +140,28 @@ def test_a_life_that_was_begun_anew_in_the_same_launch_is_found(world: World) ->
         assert world.runs.head(paths.life("r1", 3, life) + "fenced") is not None
 
 
+@pytest.mark.parametrize("said", [None, "complete"])
+def test_of_a_flow_run_that_is_executed_twice_only_the_newest_life_goes_on(world: World, said: str | None) -> None:
+    watch = world.watch()
+    watch.launched(world.hand)
+    first = world.live(counter=1, in_hand=["a"], ended=said)
+    world.live(counter=1)
+    second = world.live(counter=1, ended="complete")
+    watch.look()
+    assert watch.fence_outlived() == ([first, second - 1] if said is None else [second - 1])
+    assert watch.fence_outlived() == []
+    assert world.runs.head(paths.life("r1", 3, second) + "fenced") is None
+
+
+def test_a_copy_that_comes_while_its_former_life_is_adopted(world: World) -> None:
+    first = world.live(counter=1)
+    second = world.live(counter=1)
+    watch = world.watch()
+    watch.adopted(world.hand)
+    watch.look()
+    assert (watch.life, watch.fence_outlived()) == (second, [first])
+
+
 def test_only_this_launchs_lives_are_fenced(world: World) -> None:
     watch = world.watch()
     watch.launched(world.hand)
