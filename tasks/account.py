@@ -80,6 +80,7 @@ def conclude(
     *,
     stopped: str | None,
     seconds: float,
+    since_first: float | None = None,
     pages_before: int,
     max_failure_rate: float,
     written: bool = True,
@@ -90,6 +91,8 @@ def conclude(
     """Account for the run and write its report (unless it is another parent's to write).
 
     Args:
+        seconds: of this start.
+        since_first: since the run's first start, where a deadline counts from that.
         left: what of the fleet could not be brought to an end; None where there was no fleet.
         deadline: seconds, None without one.
     """
@@ -109,10 +112,10 @@ def conclude(
         spent=money.spent if money is not None else None,
         target=money.target if money is not None else None,
         budget=money.budget if money is not None else None,
-        hours=seconds / 3600,
+        hours=(seconds if since_first is None else since_first) / 3600,
         deadline_hours=deadline / 3600 if deadline is not None else None,
         machines_left=None if left is None else len(left) + (money.machines if money is not None else 0),
-        report=where,
+        report=where if written else None,
     )
     report = Report(
         run_id=spec.run_id,

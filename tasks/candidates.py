@@ -93,6 +93,8 @@ class Candidates:
         self._patient = patient
         self._clock = clock
         self._sample = list(sample)
+        self._passed_by: set[int] = set()
+        """Documents of the sample that others have, or had."""
         self._mine = frozenset(partitions_of_worker(me.worker, workers, spec.partitions))
         self._observer = Observer(runs, clock)
         self._lock = threading.Lock()
@@ -147,6 +149,13 @@ class Candidates:
         with self._lock:
             self._finished.add(index)
 
+    @property
+    def sample_left(self) -> int | None:
+        """Documents of the sample that are not done, nor others' to do; None without one."""
+        with self._lock:
+            left = sum(index not in self._finished and index not in self._passed_by for index in self._sample)
+        return left if self._sample else None
+
     def reassign(self, documents: int) -> None:
         """So many documents more (or less, below 0) are this life's to do. Thread-safe."""
         with self._lock:
@@ -160,7 +169,10 @@ class Candidates:
         for index in self._sample:
             if not self.is_mine(index):
                 self._refresh(self.partition(index))
-            yield from self._worth(index)
+            found = list(self._worth(index))
+            if not found:
+                self._passed_by.add(index)
+            yield from found
         mine = range(self._spec.documents)
         for index in self._rows.heaviest_first(i for i in mine if self.is_mine(i) and i not in self._finished):
             found = list(self._worth(index))

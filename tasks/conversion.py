@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import threading
 import time
@@ -18,7 +19,7 @@ from prefect.states import Completed, Failed
 from tasks.account import conclude, left_to_do, reconcile_run
 from tasks.api import current_flow_run
 from tasks.artifacts import RunProgress, name_flow_run, publish_run
-from tasks.canary import Canary, Waiting
+from tasks.canary import Canary, Waiting, keep_verdict, read_verdict
 from tasks.cores import usable_cores
 from tasks.corpus.checkpoints import sweep
 from tasks.corpus.failures import PdfFlowsError, StoreError, UsageError
@@ -26,7 +27,10 @@ from tasks.corpus.partition import Bitmap
 from tasks.corpus.runs import RunSpec, load_manifest
 from tasks.corpus.settled import SettledBy, write_settled
 from tasks.corpus.store import Store
+from tasks.fleet.canary import Verdict
+from tasks.fleet.imds import Imds
 from tasks.fleet.launcher import Handle
+from tasks.fleet.machine import OVERRIDE, Machine, this_machine
 from tasks.fleet.money import Money
 from tasks.fleet.notice import Notice, NoticeKind, NoticeWatch
 from tasks.fleet.prices import AwsPrices, FixedPrices, Prices
@@ -114,6 +118,14 @@ def on_demand_variables(provider: str | None) -> dict[str, Any] | None:
     return {"capacity_provider_strategy": [{"capacityProvider": provider, "weight": 1, "base": 0}]}
 
 
+def own_machine() -> Machine:
+    """The machine that this process and all its local workers run on. Raises UsageError where it is described by nonsense."""
+    try:
+        return this_machine(Imds.from_env(os.environ))
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
 class _Start:
     """One start of a run: who launches its workers, who of a former start lives, what is done already."""
 
@@ -165,15 +177,20 @@ class _Start:
     def _govern(self, options: Options, settled: Bitmap, sample: list[int]) -> None:
         """Money, time and the canary, where there are any."""
         terms, runs = options.lasting_terms, self._stores[2]
-        documents = options.canary_documents if self.pages_before == 0 and not self._adopted else 0
+        documents = options.canary_documents
+        verdict = read_verdict(runs, self._spec.run_id) if documents else None
+        # One that failed, or was cut short, is asked again; a run that went on without one needs none.
+        if verdict is Verdict.PASSED or (verdict is None and (self.pages_before or self._adopted)):
+            documents = 0
         if options.canary is None and self.waiting < WORTH_A_CANARY * documents:
             documents = 0  # nobody asked for one, and it would be most of the run
-        paid = options.launcher is LauncherName.WORK_POOL or terms.budget is not None or terms.deadline is not None
+        local = options.launcher is LauncherName.LOCAL
+        paid = not local or any(limit is not None for limit in (terms.budget, terms.target, terms.deadline))
         if not documents and not paid:
             return
         with scratch_folder() as folder:
             waiting = Waiting(load_manifest(runs, self._spec, folder).rows(), settled)
-        if paid or terms.target is not None:
+        if paid:
             prices: Prices = AwsPrices(max_price=terms.max_price)
             if options.price is not None:
                 prices = FixedPrices(options.price, ceiling=terms.max_price)
@@ -185,6 +202,7 @@ class _Start:
                 types=options.types_started,
                 region=options.region,
                 weight=waiting.weight,
+                own=own_machine() if local and options.price is None else None,
                 living=self._living,
                 launched=[k for k in self._adopted if not any(name.startswith(f"{k}/") for name in self._living)],
             )
@@ -198,6 +216,7 @@ class _Start:
                 treasury=self.treasury,
                 budget=terms.budget,
                 deadline=terms.deadline,
+                keep=lambda verdict: keep_verdict(runs, self._spec.run_id, verdict),
             )
 
     def money(self) -> Money | None:
@@ -260,6 +279,8 @@ class Conversion:
         options, log = self._options, self._log
         begun = time.monotonic()
         read_passwords(options.password_file)
+        if OVERRIDE in os.environ and options.launcher is LauncherName.LOCAL:
+            own_machine()
         if options.dolphin is not None and options.launcher is LauncherName.LOCAL:
             check_model(options.dolphin)
         box: list[PdfFlowsError] = []
@@ -284,7 +305,7 @@ class Conversion:
             log.info(
                 "Run %s: %d documents, %d waiting, %d workers", spec.run_id, spec.documents, waiting, options.workers
             )
-            stopped, left, money = self._stopped, list[str](), None
+            stopped, left, money, heir = self._stopped, list[str](), None, False
             if waiting and stopped is None:
                 self._supervision = start.supervision(options, log, self._show)
                 if self._stopped is not None:
@@ -293,10 +314,12 @@ class Conversion:
                     try:
                         stopped = self._supervise(self._supervision)
                     finally:
-                        # In every end state, an error's too: nothing is left running.
-                        if not self._supervision.left_to:
+                        # In every end state, an error's too: nothing is left running. What an heir has is the heir's.
+                        lease.look_for_heir()
+                        if not (self._supervision.left_to or lease.superseded):
                             left = start.launcher.end()
-                if start.treasury is not None:
+                heir = self._supervision.left_to or lease.superseded
+                if start.treasury is not None and not heir:
                     money = start.treasury.close(self._supervision.seen())
             report, result = conclude(
                 runs,
@@ -304,9 +327,10 @@ class Conversion:
                 spec,
                 stopped=stopped,
                 seconds=time.monotonic() - begun,
+                since_first=start.treasury.elapsed if start.treasury is not None else None,
                 pages_before=before,
                 max_failure_rate=options.max_failure_rate,
-                written=self._supervision is None or not self._supervision.left_to,
+                written=not heir,
                 money=money,
                 left=left if self._supervision is not None else None,
                 deadline=options.terms.deadline,

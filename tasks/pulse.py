@@ -108,6 +108,11 @@ class Pulse:
         with self._lock:
             return Counts.model_validate(self._state.model_dump(include=set(Counts.model_fields)))
 
+    def sample(self, left: int | None) -> None:
+        """How many documents of the canary's sample are not done."""
+        with self._lock:
+            self._state.sample_left = left
+
     def stage(self, stage: Stage) -> None:
         """What the life is at."""
         with self._lock:

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from tasks.corpus import paths
 from tasks.corpus.failures import PdfFlowsError, StoreError
-from tasks.corpus.lives import Heartbeat, Life, Observer, fence, numbers, this_life
+from tasks.corpus.lives import Heartbeat, Life, Observer, Process, fence, numbers, this_life
 from tasks.corpus.runs import RunSpec
 from tasks.corpus.store import Store
 from tasks.fleet import supervisor
@@ -26,7 +26,7 @@ from tasks.governing import Governor, Seen
 from tasks.lease import ParentLease
 from tasks.pulse import tripped
 from tasks.scale import newest_wish
-from tasks.watch import Watch
+from tasks.watch import EXECUTED_AGAIN, Watch
 
 TICK_SECONDS = 0.25
 BLIND_SECONDS = 20.0
@@ -161,10 +161,25 @@ class Supervision:
             return False
         try:
             left = self._recount()
+            if left:
+                self._fence_copies()
         except StoreError as failure:
             _log.warning("%s", failure)
             return False
         return supervisor.recounted(fleet, left, self._clock())
+
+    def _fence_copies(self) -> None:
+        """Nobody runs, as far as the launchers know: whoever came since this start and said no last word is a copy.
+
+        Dead or alive, it keeps documents from all others, and no launcher would ever say that it is gone.
+        """
+        for k, watch in self._watches.items():
+            for life in watch.lives():
+                beat = self._totals.get(f"{k}/{life}")
+                if beat is not None and beat.ended is not None:
+                    continue
+                if fence(self._runs, paths.life(self._spec.run_id, k, life), EXECUTED_AGAIN):
+                    self._log.warning("Worker %d has a life %d that no launcher knows of: it is fenced", k, life)
 
     # -- one step -------------------------------------------------------------------------------------------------
 
@@ -242,6 +257,7 @@ class Supervision:
                 governor.launching(k, launch)
             watch.launched(self._launcher.launch(k, launch, on_demand=self._on_demand))
         except (StoreError, NotLaunched) as failure:
+            # Others may work: one that can't be launched now is asked for again later.
             self._say_once(str(failure))
             watch.launched(_NotLaunched(str(failure)))
 
@@ -300,8 +316,8 @@ class Supervision:
             self._log.warning("Worker %d has a second life: the first (%d) is fenced", watch.worker, life)
         if watch.life is not None:
             name = f"{watch.worker}/{watch.life}"
-            if watch.facts is not None:
-                self._lives[name] = watch.facts
+            # One that can't be read is paid for all the same, as a machine that says nothing of itself.
+            self._lives[name] = watch.facts or _unknown(watch.worker, self._fleet.workers[watch.worker].launches - 1)
             if watch.beat is not None:
                 self._totals[name] = watch.beat
 
@@ -342,6 +358,7 @@ class Supervision:
             return
         self._wish = wish
         self._log.info("Scaled to %d workers", wish.workers)
+        self._fleet.by_hand = True
         self._resize(wish.workers, now)
 
     def _resize(self, workers: int, now: float) -> None:
@@ -408,6 +425,12 @@ class _NotLaunched:
     def drain(self) -> None: ...
 
     def kill(self) -> None: ...
+
+
+def _unknown(worker: int, launch: int) -> Life:
+    """A life whose start.json makes no sense."""
+    nobody = Process(host="unknown", pid=0, started=0)
+    return Life(process=nobody, hostname=f"unknown-{worker}-{launch}", launch=launch)
 
 
 def _total(beats: Collection[Heartbeat]) -> Heartbeat:

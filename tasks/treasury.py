@@ -12,7 +12,7 @@ from tasks.corpus import paths
 from tasks.corpus.failures import NotFound, StoreError, UsageError
 from tasks.corpus.lives import Life
 from tasks.corpus.store import Store
-from tasks.fleet.book import BadRecord, SpendBook, boot_clock
+from tasks.fleet.book import BadRecord, Overtaken, SpendBook, boot_clock
 from tasks.fleet.budget import Assessment, Position, Terms, assess
 from tasks.fleet.machine import Lifecycle, Machine
 from tasks.fleet.money import Money
@@ -24,6 +24,7 @@ from tasks.governing import Ruling, Seen
 WRITE_SECONDS = 20.0
 """The record is written so often: workers of a run with a budget claim while it advances."""
 
+_FREE = Rate(ceiling=0.0)
 _log = logging.getLogger("pdf_flows.treasury")
 
 
@@ -50,7 +51,8 @@ class Treasury:
     """One parent's hand on the money. Owned by the supervising thread.
 
     Args:
-        types: machine types that may be started; () where the machine is the user's own.
+        types: machine types that may be started; () where nothing is rented.
+        own: the machine that all workers run on, where nothing is rented.
         living: lives ("worker/attempt") of a former parent that live.
         launched: workers with a launch of a former parent that may still become a life.
         weight: of the documents that wait (`tasks/corpus/rowtable.py`).
@@ -68,6 +70,7 @@ class Treasury:
         types: tuple[str, ...],
         region: str | None,
         weight: float,
+        own: Machine | None = None,
         living: Collection[str] = (),
         launched: Collection[int] = (),
         clock: Callable[[], float] = boot_clock,
@@ -75,6 +78,7 @@ class Treasury:
     ) -> None:
         self._terms, self._prices, self._weight = terms, prices, weight
         self._types, self._region = types, region
+        self._own = own or Machine(id="new", lifecycle=Lifecycle.OWN)
         try:
             prefix, orphan = paths.spend(run_id), terms.orphan_seconds
             self._book = SpendBook(_Records(runs), prefix, orphan_seconds=orphan, clock=clock, wall=wall)
@@ -98,8 +102,8 @@ class Treasury:
 
     @property
     def elapsed(self) -> float:
-        """Seconds of this start of the run."""
-        return self._book.now - self._began
+        """Seconds since the run's first start, which the deadline counts from: a parent that is started again has no new one."""
+        return self._book.now
 
     def launching(self, worker: int, launch: int) -> None:
         """A machine is about to be asked for. It may be only once this returned. Raises StoreError."""
@@ -111,6 +115,8 @@ class Treasury:
         ):
             rate = self._on_demand
         name, spend, terms = f"{worker}/{launch}", self._book.spend, self._terms
+        if self._there:
+            rate = _FREE
         spend.ask(name, at=self._book.now, ceiling=rate.ceiling, extras=rate.extras)
         try:
             self._write()
@@ -141,8 +147,9 @@ class Treasury:
         stop = None if done.claiming else done.why
         if stop is not None and done.left_cost:
             stop += f"; what is left would cost about ${done.left_cost:.2f}"
-        if stop is not None and stop.startswith("budget"):
-            stop += "; a larger --budget goes on"
+        for limit in ("budget", "deadline"):
+            if stop is not None and stop.startswith((limit, f"the {limit}")):
+                stop += f"; a larger --{limit} goes on"
         return Ruling(
             stop=stop,
             launches=done.launches_allowed,
@@ -151,6 +158,12 @@ class Treasury:
             spend=self._book.counter,
             say=say,
         )
+
+    @property
+    def _there(self) -> bool:
+        """Nothing is rented, and the machine that all workers share is paid for already."""
+        spend = self._book.spend
+        return not self._types and bool(spend.live() or spend.launches)
 
     def close(self, seen: Seen | None) -> Money:
         """The last word of this start: everybody left."""
@@ -196,7 +209,10 @@ class Treasury:
     # -- the record -----------------------------------------------------------------------------------------------
 
     def _write(self) -> None:
-        self._book.write()
+        try:
+            self._book.write()
+        except Overtaken as failure:
+            raise StoreError(str(failure)) from failure
         self._written = self._book.now
 
     def _take_in(self, seen: Seen) -> None:
@@ -225,23 +241,33 @@ class Treasury:
 
     def _see(self, name: str, life: Life, launch: str | None, at: float) -> None:
         machine = _machine(life)
+        if self._types and machine.lifecycle is Lifecycle.OWN:
+            # Rented, and its metadata service did not answer. Free is the last thing that it is.
+            self._warn(
+                f"worker {name} can't tell what machine it runs on: the dearest known price counts (--price names one)"
+            )
+            machine = machine.model_copy(update={"lifecycle": Lifecycle.ON_DEMAND, "type": None})
         try:
             ceiling, extras = self._prices.ceiling(machine), self._prices.extras(machine)
         except PriceUnknown as unknown:
-            if str(unknown) not in self._said:
-                self._said.add(str(unknown))
-                _log.warning("%s; the dearest known price counts meanwhile", unknown)
-            ceiling, extras = self._spot.ceiling, self._spot.extras
-        own = machine.lifecycle is Lifecycle.OWN
-        before = self._began if own else None
+            self._warn(f"{unknown}; the dearest known price counts meanwhile")
+            dearest_rate = max((self._spot, self._on_demand or self._spot), key=lambda rate: rate.most)
+            ceiling, extras = dearest_rate.ceiling, dearest_rate.extras
+        # Nothing is rented: the machine was there before the run, and is after it.
+        before = self._began if not self._types or machine.lifecycle is Lifecycle.OWN else None
         self._book.spend.see(name, machine, at=at, ceiling=ceiling, extras=extras, launch=launch, not_before=before)
+
+    def _warn(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            _log.warning("%s", text)
 
     def _assess(self, seen: Seen, wanted: int) -> Assessment:
         spend, at = self._book.spend, self._book.now
         done = float(seen.totals.weight)
         position = Position(
             now=at,
-            began=self._began,
+            began=0.0,
             spent=spend.spent(at),
             ending=spend.ending(at),
             machine_seconds=self._machine_seconds(seen, at),
@@ -250,7 +276,7 @@ class Treasury:
             wanted=wanted,
             work_done=done,
             work_left=max(0.0, self._weight - done),
-            spot=self._spot,
+            spot=_FREE if self._there else self._spot,
             on_demand=self._on_demand,
         )
         found = assess(self._terms, position, self._book.memory)
@@ -267,7 +293,7 @@ class Treasury:
     def _new(self, lifecycle: Lifecycle) -> Rate:
         """What a machine that is started costs at most."""
         if not self._types:
-            return rate_of(self._prices, Machine(id="new", lifecycle=Lifecycle.OWN))
+            return rate_of(self._prices, self._own)
         return dearest(self._prices, self._types, lifecycle, self._region)
 
 

@@ -29,7 +29,7 @@ class Watch:
         self._runs, self._run_id, self.worker, self._clock = runs, run_id, worker, clock
         self._observer = Observer(runs, clock)
         self._newest = max(numbers(runs, paths.worker(run_id, worker)), default=-1)
-        self._first = self._newest + 1
+        self._first = self._began_with = self._newest + 1
         """The first life of this launch."""
         self.handle: Handle | None = None
         self._since = 0.0
@@ -148,6 +148,11 @@ class Watch:
             self._outlived.pop(0)
         return fenced
 
+    def lives(self) -> range:
+        """Lives that began since this parent watches the worker. Raises StoreError."""
+        self._find_life()
+        return range(self._began_with, self._newest + 1)
+
     def gone(self) -> None:
         """The launch is over, or given up."""
         self.handle = None
@@ -178,9 +183,10 @@ class Watch:
         while self._runs.head(self._prefix(self._newest + 1) + "start.json") is not None:
             self._newest += 1
         if self._newest >= self._first and self.life != self._newest:
+            # Read first: a life that is taken up without its facts would never be asked for them again, nor paid for.
+            facts = self._observer.life(self._prefix(self._newest))
             self._outlived += range(self._first if self.life is None else self.life, self._newest)
-            self.life = self._newest
-            self.facts = self._observer.life(self._prefix(self.life))
+            self.life, self.facts = self._newest, facts
             self._moved = (-1, self._clock())
 
     def _take_in(self, life: int, beat: Heartbeat) -> None:

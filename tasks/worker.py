@@ -372,6 +372,7 @@ class Worker:
         claim = patient()(partial(self._claims.take, candidates.partition(row.index), row.index, n, alone=alone))
         candidates.took(row.index, n, claim is not None)
         self._pulse.assign(candidates.assigned)
+        self._pulse.sample(candidates.sample_left)
         return claim
 
     def _wait_until_wanted(self) -> None:
@@ -411,6 +412,7 @@ class Worker:
             self._pulse.end(names.printable(row.key))
         if record.outcome.final:
             self._candidates.finish(row.index)
+            self._pulse.sample(self._candidates.sample_left)
         if (record.worker, record.attempt) == (self._me.worker, self._me.attempt):
             self._pulse.outcome(record, self._candidates.weight(row.index), row.index in self._settings.sample)
             self._tell(row, record)

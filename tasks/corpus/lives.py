@@ -99,6 +99,8 @@ class Heartbeat(Counts):
     """Since the engine was ready."""
     sampled: int = 0
     """Documents of the canary's sample with an outcome."""
+    sample_left: int | None = None
+    """Documents of the sample that this life still has to see done, by whomever; None where it has no sample."""
     spend: int | None = None
     """Of a parent whose run has a budget: counts the writes of its spend record."""
     wanted: int | None = None

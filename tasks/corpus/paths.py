@@ -101,6 +101,11 @@ def launches(run_id: str, worker_: int) -> str:
     return f"{run_id}/launches/{worker_}/"
 
 
+def canary(run_id: str) -> str:
+    """What the canary came to, of the run's last start that had one."""
+    return f"{run_id}/canary"
+
+
 def scales(run_id: str) -> str:
     """Prefix of the wishes for another number of workers, the newest last."""
     return f"{run_id}/scale/"

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tasks.fleet.budget import Memory
 from tasks.fleet.prices import Prices, confirm
@@ -40,8 +40,14 @@ class BadRecord(ValueError):
     """The spend record is there and makes no sense: going on without it could break the budget."""
 
 
+class Overtaken(RuntimeError):
+    """Another parent writes the record by now: what this one knows must not replace it."""
+
+
 class Record(BaseModel):
     """spend.json."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     schema_version: int = SCHEMA
     counter: int = 0
@@ -104,7 +110,11 @@ class SpendBook:
         """Make it durable: first what is over, each as its own line, then the record. Returns the new counter.
 
         Until it returns, the record stands still for workers; before a machine is asked for, it must have returned.
+        Raises Overtaken.
         """
+        data = self._records.read(self._key)
+        if data is not None and _parse(data, self._key).counter > self.counter:
+            raise Overtaken(f"{self._key} is another parent's by now: this one writes it no more")
         now = self.now
         self.spend.at = now
         left = self.spend.model_copy(deep=True)
@@ -130,7 +140,8 @@ def _parse(data: bytes, key: str) -> Record:
         record = Record.model_validate_json(data)
     except ValidationError as error:
         raise BadRecord(
-            f"{key} is no spend record ({error.errors()[0]['msg']}): put back the copy before it, or start another run"
+            f"{key} is no spend record ({error.errors()[0]['msg']}): put back an earlier "
+            "version of it, or remove it, and what was spent is forgotten"
         ) from error
     if record.schema_version > SCHEMA:
         raise BadRecord(

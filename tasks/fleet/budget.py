@@ -15,6 +15,7 @@ from enum import StrEnum
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tasks.fleet.machine import Lifecycle
+from tasks.fleet.money import duration
 from tasks.fleet.spend import HOUR, MINIMUM_SECONDS, Rate
 
 TAILS = 1.1
@@ -224,7 +225,7 @@ def assess(terms: Terms, position: Position, memory: Memory) -> Assessment:
 def _stop(terms: Terms, position: Position, bound: float) -> str | None:
     elapsed = position.now - position.began
     if terms.deadline is not None and elapsed >= terms.deadline:
-        return f"the deadline of {terms.deadline / HOUR:.1f} h has passed"
+        return f"the deadline of {duration(terms.deadline)} has passed"
     if terms.budget is not None and bound > terms.budget:
         machines = len(position.live) + len(position.pending)
         return (
@@ -238,7 +239,9 @@ def _no_machine(terms: Terms, position: Position, bound: float) -> str:
     left = f"${max(0.0, (terms.budget or 0.0) - bound):.2f} of ${terms.budget or 0.0:.2f} are left"
     if terms.budget is None or (terms.deadline is not None and not _in_time(terms, position)):
         return "no machine that is started now would be ready before the deadline"
-    return f"budget: no machine works, and {left}: too little to start one"
+    rate = position.spot or position.on_demand
+    needed = f", which may cost ${_each(terms, rate):.2f}" if rate is not None else ""
+    return f"budget: no machine works, and {left}: too little to start one{needed}"
 
 
 def _in_time(terms: Terms, position: Position) -> bool:
@@ -258,8 +261,12 @@ def _launches(terms: Terms, position: Position, bound: float, lifecycle: Lifecyc
         return None
     work = terms.start_seconds + terms.worth_seconds
     going = sum(r.most for r in (*position.live, *position.pending)) * work / HOUR
-    each = rate.most * (work + terms.leaving_seconds) / HOUR
-    return max(0, math.floor(min((terms.budget - bound - going) / each, MANY)))
+    return max(0, math.floor(min((terms.budget - bound - going) / _each(terms, rate), MANY)))
+
+
+def _each(terms: Terms, rate: Rate) -> float:
+    """USD that a machine costs at most until it is gone again, if it works for as long as makes it worth starting."""
+    return rate.most * (terms.start_seconds + terms.worth_seconds + terms.leaving_seconds) / HOUR
 
 
 def _pace(position: Position) -> float | None:

@@ -8,6 +8,7 @@ from enum import StrEnum
 from pydantic import BaseModel, ConfigDict
 
 from tasks.fleet.budget import TAILS
+from tasks.fleet.money import duration
 from tasks.fleet.spend import HOUR
 
 FORGIVEN = 1
@@ -72,7 +73,7 @@ class Sample(BaseModel):
         """In words."""
         words = f"{self.published} of {self.processed} published, {self.failed} failed"
         if self.hours is not None:
-            words += f"; the rest is projected at {self.hours:.1f} h on {self.workers} workers"
+            words += f"; the rest is projected at {duration(3600 * self.hours)} on {self.workers} workers"
         if self.usd is not None:
             words += f", ${self.usd:.2f} in all"
         return words
@@ -95,7 +96,7 @@ def judge(sample: Sample) -> tuple[Verdict, str]:
     if sample.budget is not None and sample.usd is not None and sample.usd > sample.budget:
         return Verdict.FAILED, f"canary: over the budget of ${sample.budget:.2f} ({sample.figures})"
     if sample.seconds_left is not None and sample.hours is not None and sample.hours * HOUR > sample.seconds_left:
-        return Verdict.FAILED, f"canary: over the deadline, {sample.seconds_left / HOUR:.1f} h away ({sample.figures})"
+        return Verdict.FAILED, f"canary: over the deadline, {duration(sample.seconds_left)} away ({sample.figures})"
     return Verdict.PASSED, f"canary passed: {sample.figures}"
 
 

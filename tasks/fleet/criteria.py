@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from tasks.fleet.money import duration
+
 
 class Facts(BaseModel):
     """What a run came to. None: not known, or not asked for."""
@@ -72,8 +74,12 @@ def criteria(facts: Facts) -> list[Criterion]:
         Criterion(
             name="before the deadline",
             met=None if facts.deadline_hours is None else facts.hours <= facts.deadline_hours,
-            text=f"took {facts.hours:.1f} h"
-            + (", no deadline was set" if facts.deadline_hours is None else f" of {facts.deadline_hours:.1f} h"),
+            text=f"took {duration(3600 * facts.hours)}"
+            + (
+                ", no deadline was set"
+                if facts.deadline_hours is None
+                else f" of {duration(3600 * facts.deadline_hours)}"
+            ),
         ),
         Criterion(
             name="nothing left running",

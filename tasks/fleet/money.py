@@ -5,6 +5,13 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict
 
 
+def duration(seconds: float) -> str:
+    """For people: "50 s", "12 min", "1.5 h"."""
+    if seconds < 90:
+        return f"{max(0.0, seconds):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
 class Money(BaseModel):
     """Where a run stands, for its report and its parent's artifact. USD."""
 
@@ -28,7 +35,7 @@ class Money(BaseModel):
         if self.target is not None:
             found.append(f"target ${self.target:.2f}")
         if self.projected is not None:
-            hours = f", {self.hours_left:.1f} h left" if self.hours_left is not None else ""
+            hours = f", {duration(3600 * self.hours_left)} left" if self.hours_left is not None else ""
             found.append(f"projected ${self.projected:.2f}{hours}")
         if self.rest:
             found.append(f"what is left would cost about ${self.rest:.2f}")

@@ -28,7 +28,7 @@ FOLD_SECONDS = 3600.0
 class PricePoint(BaseModel):
     """A price from a second on."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
     since: float
     usd_per_hour: float = Field(ge=0)
@@ -37,7 +37,7 @@ class PricePoint(BaseModel):
 class Rate(BaseModel):
     """What a machine costs."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
     ceiling: float = Field(ge=0)
     """USD an hour: what its compute price cannot exceed."""
@@ -62,6 +62,8 @@ class Rate(BaseModel):
 class Rental(BaseModel):
     """One machine's bill."""
 
+    model_config = ConfigDict(allow_inf_nan=False)
+
     machine: Machine
     since: float
     until: float | None = None
@@ -85,6 +87,8 @@ class Rental(BaseModel):
 class Launch(BaseModel):
     """A launch asked for, whose machine was not heard from yet."""
 
+    model_config = ConfigDict(allow_inf_nan=False)
+
     asked: float
     ceiling: float = Field(ge=0)
     extras: float = Field(ge=0)
@@ -94,6 +98,8 @@ class Launch(BaseModel):
 
 class Total(BaseModel):
     """Rentals that are over, together."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     rentals: int = 0
     seconds: float = 0.0
@@ -143,6 +149,8 @@ def _segments(rental: Rental) -> Iterator[tuple[float, float, float]]:
 class Spend(BaseModel):
     """All that a run pays for. Every method that takes `at` expects times that never go back."""
 
+    model_config = ConfigDict(allow_inf_nan=False)
+
     at: float = 0.0
     """The newest run second that the ledger was told of."""
     resumed: float = 0.0
@@ -182,9 +190,15 @@ class Spend(BaseModel):
         since = at - (machine.uptime or 0.0) - BOOT_SECONDS - late
         if asked is not None and (asked.orphan_seconds is not None or machine.uptime is None):
             since = min(since, asked.asked)  # it may have told its uptime long ago: to an earlier parent
+        elif asked is not None:
+            since = max(since, asked.asked)  # what it did before the run asked for a machine is not the run's
         if not_before is not None:
             since = max(since, min(not_before, at))
         rental = self.rentals.get(machine.id)
+        if rental is not None and rental.until is not None and not_before is not None and rental.until <= not_before:
+            # It is the user's own, and what it did between two starts of the run is not the run's.
+            self.rentals[f"{machine.id} until {rental.until:.0f}"] = self.rentals.pop(machine.id)
+            rental = None
         if rental is None:
             rental = Rental(machine=machine, since=since, ceiling=ceiling, extras=extras, priced_until=since)
             self.rentals[machine.id] = rental

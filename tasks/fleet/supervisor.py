@@ -15,6 +15,8 @@ BACKOFF_SECONDS = (0.0, 1.0, 5.0, 15.0, 30.0)
 """Waits before the launches that follow deaths without progress; one more death than these gives the worker up."""
 LOST_SECONDS = 5.0
 """Wait before the launch that follows a machine lost without an outcome."""
+BARREN_SECONDS = (5.0, 15.0, 60.0, 300.0)
+"""Waits before the launches that follow ones which were told to go before they had done anything."""
 CAPACITY_BACKOFF_SECONDS = (15.0, 60.0, 120.0, 300.0, 600.0)
 """Waits while there is no capacity: the last one for hours, until there is some."""
 FAULTS = 2
@@ -76,6 +78,8 @@ class WorkerState:
     in_hand: int = 0
     why: str = ""
     """The last loss, in words."""
+    barren: int = 0
+    """Launches in a row that were told to go before they had done anything."""
     drained: bool = False
     """It was asked to stop: not wanted any more."""
     dismissed: bool = False
@@ -93,6 +97,8 @@ class Fleet:
     remaining: int
     """Documents without an outcome, as far as seen."""
     patience: Patience = Patience()
+    by_hand: bool = False
+    """Somebody asked for so many: no governor asks for another number."""
     stopping: str | None = None
     stop_by: float | None = None
     lost_at: float = float("-inf")
@@ -336,9 +342,12 @@ def _ended(turn: _Turn, worker: WorkerState, sight: Sight) -> None:
         return
     # Its successor comes at once, unless this one was told to go before it had done anything: on a machine that is going.
     barren = worker.outcomes == worker.outcomes_at_loss and worker.launches > 1
+    worker.barren = worker.barren + 1 if barren else 0
     worker.outcomes_at_loss = worker.outcomes
     worker.phase, worker.why = Phase.WAITING, sight.last_word or "drained"
-    worker.due = turn.now + (LOST_SECONDS if barren else 0.0)
+    # A notice that stays (a file that nobody removes) would have it launched for ever.
+    wait = BARREN_SECONDS[min(worker.barren, len(BARREN_SECONDS)) - 1] if barren else 0.0
+    worker.due = turn.now + wait
 
 
 def _lost(turn: _Turn, worker: WorkerState, sight: Sight, loss: Loss, *, kill: bool, why: str = "") -> None:

@@ -339,7 +339,7 @@ def test_a_deadline_stops_claiming(place: Place) -> None:
     begun = time.monotonic()
     first = place.convert("--workers", "1", "--deadline", "36s")
     assert first.wait() == 3, first.said
-    assert "the deadline of 0.0 h has passed" in first.said
+    assert "the deadline of" in first.said
     assert time.monotonic() - begun < 36 + 40
     assert 0 < first.result()["converted"] < 60
     without = place.convert("--workers", "3")

@@ -261,6 +261,7 @@ def only(*rules: str, **more: object) -> type[Protocol]:
     return type("Protocol", (Protocol,), {**others, **more})
 
 
+RACES = only("one_goes_on", "a_request_fails", poisonous=False, more_documents=3)
 FROZEN = only("all_go_on", "one_goes_on", "one_is_frozen_before_it_publishes", poisonous=False)
 ORPHANS = only(
     "all_go_on",
@@ -296,7 +297,7 @@ def test_the_promises_hold() -> None:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("machine", [FROZEN, ORPHANS, LOST], ids=["frozen", "orphans", "lost"])
+@pytest.mark.parametrize("machine", [RACES, FROZEN, ORPHANS, LOST], ids=["races", "frozen", "orphans", "lost"])
 def test_the_promises_hold_where_one_kind_of_trouble_repeats(machine: type[Protocol]) -> None:
     run(machine, 20, 20)
 
@@ -324,7 +325,7 @@ def _set(owner: Any, name: str, value: Any) -> Callable[[Patch], None]:
 
 
 MUTANTS: dict[str, tuple[str, Callable[[Patch], None], type[Protocol]]] = {
-    "plain PUT": (r"promise [123]", _set(Protocol, "make", Overwriting), Protocol),
+    "plain PUT": (r"promise [123]", _set(Protocol, "make", Overwriting), RACES),
     "no fence before a relaunch": (
         r"promise 5.*unfenced",
         _set(Supervision, "_fence", lambda *given: None),

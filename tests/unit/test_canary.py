@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.canary import Canary, Waiting
+from tasks.canary import Canary, Waiting, keep_verdict, read_verdict
+from tasks.corpus import paths
 from tasks.corpus.lives import Heartbeat
 from tasks.corpus.manifest import Row
 from tasks.corpus.partition import Bitmap
+from tasks.corpus.store import open_store
 from tasks.fleet.canary import Sample, Verdict, by_size, judge
 from tasks.fleet.supervisor import Fleet
 from tasks.governing import Seen
@@ -89,11 +92,35 @@ def test_the_others_are_launched_once_it_passed() -> None:
 
 def test_a_wish_to_scale_counts_for_more_than_the_plan() -> None:
     canary = Canary(1, 5, 100.0, max_failure_rate=0.05, treasury=None, budget=None, deadline=None)
-    fleet = Fleet.of(3, 10)
+    # Also where somebody asked for as many as there are.
+    fleet = Fleet.of(1, 10)
+    fleet.by_hand = True
     assert canary.govern(fleet, Seen(totals=Heartbeat(converted=1, sampled=1)), 0.0).wanted is None
+
+
+def test_what_a_dead_life_could_not_tell_of_the_sample_counts() -> None:
+    """It died with seven done and three told; its successor finds the others done, and has none left to see."""
+    kept: list[Verdict] = []
+    canary = Canary(7, 5, 100.0, max_failure_rate=0.05, treasury=None, budget=None, deadline=None, keep=kept.append)
+    totals = Heartbeat(converted=3, sampled=3)
+    successor = Heartbeat(sample_left=2)
+    assert canary.govern(Fleet.of(1, 10), Seen(totals=totals, beats={0: successor}), 0.0).wanted is None
+    done = Seen(totals=totals, beats={0: successor.model_copy(update={"sample_left": 0})})
+    assert canary.govern(Fleet.of(1, 10), done, 1.0).wanted == 5
+    assert kept == [Verdict.PENDING, Verdict.PASSED]
+
+
+def test_a_verdict_is_kept_with_the_run(tmp_path: Path) -> None:
+    runs = open_store(str(tmp_path / "runs"), writable=True)
+    assert read_verdict(runs, "r1") is None
+    for verdict in (Verdict.PENDING, Verdict.FAILED):
+        keep_verdict(runs, "r1", verdict)
+        assert read_verdict(runs, "r1") is verdict
+    runs.put(paths.canary("r1"), b"nonsense")
+    assert read_verdict(runs, "r1") is None
 
 
 def test_a_bad_sample_stops_the_run() -> None:
     canary = Canary(5, 5, 100.0, max_failure_rate=0.05, treasury=None, budget=None, deadline=None)
     stop = canary.govern(Fleet.of(1, 10), Seen(totals=Heartbeat(failed=5, sampled=5)), 0.0).stop
-    assert stop == "canary: nothing was published (0 of 5 published, 5 failed)"
+    assert stop == "canary: nothing was published (0 of 5 published, 5 failed); --canary 0 goes on without one"

@@ -236,7 +236,21 @@ def test_a_write_that_fails_leaves_nothing_out() -> None:
     assert book.spend.spent(10_000) == pytest.approx(600 * 1.1 / HOUR)
 
 
-@pytest.mark.parametrize("data", [b"", b"{", b'{"counter": "x"}', b'{"schema_version": 99}'])
+def test_an_own_machines_pause_between_two_starts_is_not_the_runs() -> None:
+    spend = Spend()
+    own = Machine(id="h", lifecycle=Lifecycle.OWN, uptime=9999.0)
+    spend.see("0/0", own, at=10, ceiling=60, extras=0, not_before=0)
+    spend.leave("0/0", at=70, teardown_seconds=0)
+    spend.resume(200, orphan_seconds=600)
+    assert spend.at == 270
+    spend.see("0/1", own, at=280, ceiling=60, extras=0, not_before=270)
+    assert spend.spent(330) == pytest.approx((70 + 60) * 60 / HOUR)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"{", b'{"counter": "x"}', b'{"schema_version": 99}', b'{"spend": {"at": NaN}}', b'{"written": Infinity}'],
+)
 def test_a_record_that_makes_no_sense_is_refused(data: bytes) -> None:
     kept = Kept()
     kept.data["s/spend.json"] = data

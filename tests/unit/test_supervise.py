@@ -16,6 +16,8 @@ from tasks.corpus.runs import Identity, RunSpec
 from tasks.corpus.store import Store, open_store
 from tasks.fleet.launcher import End, Handle
 from tasks.fleet.losses import Loss
+from tasks.fleet.supervisor import Fleet
+from tasks.governing import Ruling, Seen
 from tasks.lease import ParentLease
 from tasks.supervise import Supervision, end_former_lives
 
@@ -331,3 +333,45 @@ def test_one_that_waits_too_long_is_asked_for_anew(runs: Store, caplog: pytest.L
     assert frost.launcher.first.killed
     assert frost.launcher.launches == [(0, 0), (0, 1)]
     assert "Worker 0 no capacity" in caplog.text
+
+
+def test_a_life_whose_start_makes_no_sense_is_seen_all_the_same(runs: Store) -> None:
+    seen: list[Seen] = []
+
+    class Counting:
+        def launching(self, worker: int, launch: int) -> None: ...
+
+        def govern(self, fleet: Fleet, now_seen: Seen, now: float) -> Ruling:
+            seen.append(now_seen)
+            return Ruling()
+
+    def script(worker: int, launch: int) -> tuple[Heartbeat, int]:
+        return Heartbeat(counter=1, ended="complete", converted=100), 0
+
+    class Damaging(Scripted):
+        def launch(self, worker: int, launch: int, *, on_demand: bool = False) -> Ended:
+            handle = super().launch(worker, launch, on_demand=on_demand)
+            self._runs.put(paths.life("r1", worker, 0) + "start.json", b"\x00garbage")
+            return handle
+
+    with ParentLease(runs, "r1", None, 60.0) as lease:
+        log = logging.getLogger("test")
+        launcher = Damaging(runs, script)
+        Supervision(runs, SPEC, lease, launcher, 1, log, remaining=100, look_seconds=0.01, governors=[Counting()]).run()
+    assert seen[-1].lives["0/0"].launch == 0
+
+
+def test_copies_that_nobody_watched_are_fenced_before_the_rest_is_done(runs: Store) -> None:
+    def script(worker: int, launch: int) -> tuple[Heartbeat, int]:
+        return Heartbeat(counter=1, ended="complete", converted=1), 0
+
+    launcher = Scripted(runs, script)
+    left = iter([1, 0])
+
+    def recount() -> int:
+        live(runs, 1, Heartbeat(counter=1))  # begun when worker 1 was over
+        return next(left)
+
+    assert watch(runs, launcher, recount=recount, remaining=5) is None
+    fenced = [info.key for info in runs.list(paths.worker("r1", 1)) if info.key.endswith("/fenced")]
+    assert fenced == [paths.life("r1", 1, 1) + "fenced"]

@@ -17,6 +17,7 @@ from tasks.fleet import supervisor
 from tasks.fleet.losses import Loss, diagnose
 from tasks.fleet.supervisor import (
     BACKOFF_SECONDS,
+    BARREN_SECONDS,
     CAPACITY_BACKOFF_SECONDS,
     FAULTS,
     LOST_SECONDS,
@@ -375,8 +376,13 @@ def test_a_drained_workers_successor_comes_in_the_same_step(hand_over: Sight) ->
 def test_one_that_is_drained_again_and_again_before_it_did_anything_is_not_relaunched_in_a_loop() -> None:
     checked = started()
     assert verbs(checked({0: DRAINED}, after=1.0)) == [(Verb.LAUNCH, 0)]
-    assert verbs(checked({0: DRAINED}, after=1.0)) == []
-    assert verbs(checked(after=LOST_SECONDS)) == [(Verb.LAUNCH, 0)]
+    # A notice file that nobody removes: it is asked for more and more rarely.
+    for wait in (*BARREN_SECONDS, BARREN_SECONDS[-1]):
+        assert verbs(checked({0: DRAINED}, after=1.0)) == []
+        assert checked.fleet.workers[0].due - checked.now == wait
+        assert verbs(checked(after=wait)) == [(Verb.LAUNCH, 0)]
+    checked({0: Sight(beaten=True, outcomes=1)}, after=1.0)
+    assert verbs(checked({0: DRAINED}, after=1.0)) == [(Verb.LAUNCH, 0)]
 
 
 def test_one_that_said_its_end_and_does_not_leave_is_ended() -> None:

@@ -13,6 +13,7 @@ from tasks.corpus.failures import StoreError, UsageError
 from tasks.corpus.lives import Heartbeat, Life, Process
 from tasks.corpus.store import Store, open_store
 from tasks.fleet.budget import Terms
+from tasks.fleet.machine import Lifecycle, Machine
 from tasks.fleet.prices import AwsPrices, FixedPrices, Prices
 from tasks.fleet.supervisor import Fleet
 from tasks.governing import Seen
@@ -139,7 +140,7 @@ def test_own_machines_cost_nothing_and_the_deadline_holds(runs: Store) -> None:
     clock.now += HOUR
     stop = money.govern(Fleet.of(1, 9), Seen(lives={"0/0": own}), 0.0).stop
     assert stop is not None
-    assert stop.startswith("the deadline of 1.0 h has passed")
+    assert stop.startswith("the deadline of 60 min has passed")
     assert money.money().spent == 0
 
 
@@ -151,6 +152,65 @@ def test_a_life_that_does_not_say_where_it_runs_counts_as_the_dearest(runs: Stor
     clock.now += HOUR
     money.govern(Fleet.of(1, 9), Seen(lives={"0/0": unknown}), 0.0)
     assert money.money().spent >= 0.3
+
+
+def test_a_rented_machine_that_does_not_know_itself_is_not_free(runs: Store) -> None:
+    """Its metadata service did not answer: it takes itself for somebody's own."""
+    clock = Clock()
+    money = treasury(runs, clock, Terms(budget=10.0), AwsPrices(max_price=0.3))
+    own = Life(process=Process(host="h", pid=1, started=1), hostname="h", machine={"id": "h", "lifecycle": "own"})
+    for _ in range(2):
+        money.govern(Fleet.of(1, 9), Seen(lives={"0/0": own}), 0.0)
+        clock.now += HOUR
+    assert money.money().spent >= 0.3
+
+
+def test_the_machine_of_local_workers_has_its_price_before_anything_is_started(runs: Store) -> None:
+    ours = Machine(id="i-1", type="g4dn.xlarge", lifecycle=Lifecycle.ON_DEMAND, region="us-east-1", uptime=50 * HOUR)
+    clock, terms = Clock(), Terms(budget=1.0, teardown_seconds=0.0, start_seconds=30.0, worth_seconds=0.0)
+    money = treasury(runs, clock, terms, AwsPrices(), types=(), own=ours)
+    money.launching(0, 0)
+    money.launching(1, 0)
+    record = json.loads(runs.read(paths.spend("r1") + "spend.json"))["spend"]["launches"]
+    # One machine for all, and what it did before the run is not the run's.
+    assert [launch["ceiling"] for launch in record.values()] == [0.526, 0.0]
+    facts = ours.model_dump(mode="json")
+    lives = {
+        f"{k}/0": Life(process=Process(host="h", pid=1, started=1), hostname="h", launch=0, machine=facts)
+        for k in (0, 1)
+    }
+    clock.now += HOUR
+    money.govern(Fleet.of(2, 9), Seen(lives=lives), 0.0)
+    assert 0.5 < money.money().spent < 0.65
+    with pytest.raises(UsageError, match=r"p3\.2xlarge.*--max-price"):
+        treasury(runs, Clock(), terms, AwsPrices(), types=(), own=ours.model_copy(update={"type": "p3.2xlarge"}))
+
+
+def test_the_deadline_counts_from_the_runs_first_start(runs: Store) -> None:
+    clock = Clock()
+    terms = Terms(deadline=HOUR, teardown_seconds=0.0)
+    first = treasury(runs, clock, terms, AwsPrices(), types=())
+    clock.now += 3000
+    first.close(Seen())
+    again = treasury(runs, clock, terms, AwsPrices(), types=())
+    clock.now += 700
+    stop = again.govern(Fleet.of(1, 9), Seen(), 0.0).stop
+    assert stop is not None
+    assert stop.endswith("a larger --deadline goes on")
+
+
+def test_a_parent_that_was_overtaken_does_not_replace_its_heirs_record(runs: Store) -> None:
+    clock = Clock()
+    money = treasury(runs, clock, Terms(budget=10.0))
+    money.govern(Fleet.of(1, 9), Seen(lives={"0/0": life("i-1")}), 0.0)
+    heir = treasury(runs, clock, Terms(budget=10.0))
+    clock.now += HOUR
+    heir.govern(Fleet.of(1, 9), Seen(lives={"0/1": life("i-2")}), 0.0)
+    before = runs.read(paths.spend("r1") + "spend.json")
+    money.close(Seen())
+    with pytest.raises(StoreError, match="another parent's"):
+        money.launching(1, 0)
+    assert runs.read(paths.spend("r1") + "spend.json") == before
 
 
 def test_a_type_without_a_price_is_refused_before_anything_is_started(runs: Store) -> None:

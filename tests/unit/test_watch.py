@@ -122,6 +122,26 @@ def test_a_store_that_does_not_answer_is_no_silence(world: World, monkeypatch: p
     assert (sight.blind, sight.still) == (False, 0.0)
 
 
+def test_facts_that_could_not_be_read_are_read_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without them the machine would be nobody's, and free."""
+    watch = world.watch()
+    watch.launched(world.hand)
+    world.live(counter=1)
+    read = world.runs.read
+
+    def away(key: str) -> bytes:
+        if key.endswith("start.json"):
+            raise StoreError("503")
+        return read(key)
+
+    monkeypatch.setattr(world.runs, "read", away)
+    with pytest.raises(StoreError):
+        watch.look()
+    monkeypatch.setattr(world.runs, "read", read)
+    watch.look()
+    assert watch.facts is not None
+
+
 def test_a_life_that_was_begun_anew_in_the_same_launch_is_found(world: World) -> None:
     watch = world.watch()
     watch.launched(world.hand)
