@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Group, Parameter
 
+from deployments.aws.commands import aws_app
 from deployments.dolphin_commands import DOLPHIN, Model, Revision, gpu_check, weights
 from deployments.say import Json, print_json, say
 from deployments.streams import lost_output, settle
@@ -107,7 +108,8 @@ def convert(
     ] = None,
     budget_target: Annotated[str | None, Parameter(group=MONEY, help="USD past which the run warns.")] = None,
     deadline: Annotated[
-        str | None, Parameter(group=MONEY, help="Begin no more documents after so long: 48h, 90m, 2d.")
+        str | None,
+        Parameter(group=MONEY, help="Begin no more documents so long after the run's first start: 48h, 90m, 2d."),
     ] = None,
     max_price: Annotated[
         str | None, Parameter(group=MONEY, help="USD an hour that a machine costs at most (that of the Spot requests).")
@@ -176,6 +178,12 @@ def convert(
         "region": region,
         "canary": canary,
     }
+    for name in ("budget", "budget_target", "deadline", "max_price"):
+        value = parameters[name]
+        if isinstance(value, str) and not value.strip():
+            raise UsageError(
+                f"--{name.replace('_', '-')} is empty: an empty shell variable, most likely; leave it out for none"
+            )
     options: Options = _options(parameters)
     if dry_run:
         return _quote(options, as_json)
@@ -424,6 +432,7 @@ def runs(output: Output, /, *, runs: RunsUrl = None, as_json: Json = False) -> i
 
 app.command(weights)
 app.command(gpu_check, name="gpu-check")
+app.command(aws_app)
 
 
 @app.command

@@ -17,6 +17,7 @@ from prefect.states import Completed, Failed
 
 from tasks.api import current_flow_run, leave_when_api_is_gone
 from tasks.artifacts import failure_rows, publish_table
+from tasks.cloudwatch import shipping
 from tasks.corpus.failures import PdfFlowsError
 from tasks.corpus.ledger import Outcome, Record
 from tasks.corpus.manifest import Row
@@ -129,7 +130,7 @@ def work_partition(settings: WorkerSettings, log: Log, passwords: list[str], aro
     if os.environ.get("PDF_FLOWS_PARENT_PIPE"):
         when_parent_ends(worker.drain)
     try:
-        with _drained_by_sigterm(worker):
+        with _drained_by_sigterm(worker), shipping(settings.worker, settings.run_id):
             return worker.run()
     finally:
         around.flush()

@@ -35,6 +35,7 @@ from tasks.fleet.local import LocalProcess
 from tasks.fleet.losses import Loss, diagnose
 from tasks.fleet.machine import OVERRIDE as MACHINE
 from tasks.fleet.notice import FILE_VARIABLE as NOTICE_FILE
+from tasks.reconcile import EcsTasks
 
 ROOT = Path(__file__).resolve().parent.parent
 _log = logging.getLogger("pdf_flows.launch")
@@ -196,7 +197,12 @@ class LocalLauncher:
         if (count := gpus()) > 1:
             # Each worker's device: all would take the first.
             environment = {"CUDA_VISIBLE_DEVICES": str(worker % count)} | environment
-        process = LocalProcess(command, env=environment | _own(environment, worker, launch), cwd=ROOT, line=self._line)
+        try:
+            process = LocalProcess(
+                command, env=environment | _own(environment, worker, launch), cwd=ROOT, line=self._line
+            )
+        except (OSError, RuntimeError) as error:  # no more processes, files or threads
+            raise NotLaunched(f"a worker's process can't be started: {error}") from error
         handle = LocalWorker(process, flow_run_id)
         self._workers.append(handle)
         return handle
@@ -314,6 +320,8 @@ class WorkPoolLauncher:
         self._deployment = deployment
         self._on_demand = on_demand
         self._runs: dict[UUID, PoolWorker] = {}
+        self._launched = False
+        self._tasks = EcsTasks()
         parent = current_flow_run()
         self.states = States(parent.id if parent is not None else None)
 
@@ -331,19 +339,29 @@ class WorkPoolLauncher:
                 job_variables=self._on_demand if on_demand else None,
             )
         except ObjectNotFound as error:
-            raise UsageError(
-                f"there is no deployment {self._deployment}: deploy it first (pdf-flows up, or prefect deploy --all)"
-            ) from error
+            missing = f"there is no deployment {self._deployment}: deploy it (pdf-flows up, or prefect deploy --all)"
+            if self._launched:  # it was there when the run began
+                raise NotLaunched(missing) from error
+            raise UsageError(missing) from error
         except LOST as error:
             raise NotLaunched(f"the Prefect API can't be reached: {error}") from error
+        self._launched = True
         handle = PoolWorker(run, self._cancel)
         self._runs[handle.id] = handle
         return handle
 
     def adopt(self) -> dict[int, Handle]:
-        """Flow runs of this run that are not over: what a former parent launched. Of two of one worker the newer one."""
+        """Flow runs of this run that are not over: what a former parent launched. Of two of one worker the newer one.
+
+        Raises UsageError where Prefect's API does not answer: who can't see the living would end them all.
+        """
+        until = time.monotonic() + END_SECONDS
+        while (living := self._living()) is None:
+            if time.monotonic() >= until:
+                raise UsageError("the Prefect API can't be reached: start the run again when it answers")
+            time.sleep(POLL_SECONDS)
         found: dict[int, Handle] = {}
-        for run in sorted(self._living(), key=lambda run: (run.created is not None, run.created)):
+        for run in sorted(living, key=lambda run: (run.created is not None, run.created)):
             worker = next((tag.split(":", 1)[1] for tag in run.tags if tag.startswith("worker:")), "")
             if not worker.isdigit():
                 continue
@@ -358,24 +376,27 @@ class WorkPoolLauncher:
         self._runs = {id: run for id, run in self._runs.items() if run.poll() is None}
         for id, state in self.states.read(self._runs).items():
             if id in self._runs:
-                self._runs[id].take_in(state)
+                self._runs[id].take_in(self._tasks.explained(id, state))
+        self._tasks.look({id: run.state for id, run in self._runs.items() if run.poll() is None})
 
     def end(self) -> list[str]:
         """Cancel what is left of this run's flow runs, zombies too, and wait a while for them to be gone."""
         until = time.monotonic() + END_SECONDS
         asked: set[UUID] = set()
-        while left := self._living():
-            for run in left:
+        while (left := self._living()) or left is None:
+            for run in left or ():
                 if run.id not in asked:
                     asked.add(run.id)
                     self._cancel(run.id)
             if time.monotonic() >= until:
+                if left is None:
+                    return [f"what may run of {self._run_id} (the Prefect API can't be reached)"]
                 return [f"flow run {run.name} ({run.state_name})" for run in left]
             time.sleep(POLL_SECONDS)
         return []
 
-    def _living(self) -> list[FlowRun]:
-        """This run's flow runs that are not over, 200 at a time."""
+    def _living(self) -> list[FlowRun] | None:
+        """This run's flow runs that are not over, 200 at a time; None where Prefect's API does not say."""
         wanted = FlowRunFilter(
             tags=FlowRunFilterTags(all_=[f"run:{self._run_id}"]),
             state=FlowRunFilterState(type=FlowRunFilterStateType(any_=LIVING)),
@@ -389,6 +410,7 @@ class WorkPoolLauncher:
                     found += [run for run in some if any(tag.startswith("worker:") for tag in run.tags)]
         except LOST as error:
             _log.warning("The Prefect API can't be reached: %s", error)
+            return None
         return found
 
     def _cancel(self, flow_run_id: UUID) -> None:

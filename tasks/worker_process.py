@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from tasks.cloudwatch import shipping
 from tasks.corpus.failures import PdfFlowsError
 from tasks.fleet.local import when_parent_ends
 from tasks.passwords import read_passwords
@@ -34,7 +35,8 @@ def main(argv: list[str]) -> int:
         return 2
     when_parent_ends(worker.drain)
     try:
-        worker.run()
+        with shipping(settings.worker, settings.run_id):
+            worker.run()
     except PdfFlowsError as error:
         log.error("%s", error)  # noqa: TRY400
         return 1

@@ -1,0 +1,106 @@
+"""An AWS account, as one set of credentials and one region sees it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from deployments.aws.errors import explain
+from tasks.corpus.failures import UsageError
+
+TAG = "Project"
+"""Everything that belongs to a project carries this tag: what is left over is found by it."""
+PROJECT = "pdf-flows"
+
+
+class Identity(BaseModel):
+    """Who asks."""
+
+    model_config = ConfigDict(frozen=True)
+
+    account: str
+    arn: str
+
+    @property
+    def partition(self) -> str:
+        """ "aws", "aws-cn" or "aws-us-gov"."""
+        return self.arn.split(":")[1] if self.arn.startswith("arn:") else "aws"
+
+    @property
+    def root(self) -> bool:
+        """Whether it is the account's root user."""
+        return self.arn.endswith(":root")
+
+    @property
+    def role_name(self) -> str | None:
+        """Of an assumed role."""
+        resource = self.arn.split(":", 5)[-1]
+        return resource.split("/")[1] if resource.startswith("assumed-role/") else None
+
+
+class Account:
+    """Clients for one project in one region; each is made when it is first asked for.
+
+    Args:
+        project: the value of the tag `Project`, and the name of the stack.
+        region: None takes the environment's or the profile's.
+        profile: of ~/.aws/config; None takes AWS_PROFILE's, else the default chain.
+        clients: clients to use instead of boto3's, by service name (tests).
+
+    Raises UsageError: no region, or no such profile.
+    """
+
+    def __init__(
+        self,
+        project: str = PROJECT,
+        *,
+        region: str | None = None,
+        profile: str | None = None,
+        clients: Mapping[str, Any] | None = None,
+    ) -> None:
+        from boto3.session import Session
+        from botocore.exceptions import BotoCoreError
+
+        try:
+            # boto3 reads AWS_DEFAULT_REGION and the profile only; AWS's other SDKs, and its own machines, go by AWS_REGION.
+            self._session = Session(profile_name=profile, region_name=region or os.environ.get("AWS_REGION") or None)
+        except BotoCoreError as error:
+            raise explain(error).error from error
+        found = self._session.region_name
+        if not found:
+            raise UsageError("no AWS region is set: give --region, or set AWS_REGION")
+        self.project = project
+        self.region: str = found
+        self.profile = profile
+        self._clients: dict[tuple[str, str], Any] = {(name, found): made for name, made in (clients or {}).items()}
+
+    def client(self, service: str, region: str | None = None) -> Any:
+        """A boto3 client with short timeouts and standard retries."""
+        key = (service, region or self.region)
+        if key not in self._clients:
+            from botocore.config import Config
+
+            # Somebody waits at a terminal; S3 and CloudFormation answer in seconds or not at all.
+            config = Config(connect_timeout=5, read_timeout=30, retries={"mode": "standard", "total_max_attempts": 4})
+            self._clients[key] = self._session.client(service, region_name=key[1], config=config)
+        return self._clients[key]
+
+    @cached_property
+    def identity(self) -> Identity:
+        """Who these credentials belong to. Raises boto3's errors where there are none or they are not valid."""
+        found = self.client("sts").get_caller_identity()
+        return Identity(account=found["Account"], arn=found["Arn"])
+
+    @property
+    def tag_filter(self) -> list[dict[str, Any]]:
+        """What EC2's describe calls find the project's things by."""
+        return [{"Name": f"tag:{TAG}", "Values": [self.project]}]
+
+    @property
+    def tags(self) -> list[dict[str, str]]:
+        """To put on what is made."""
+        return [{"Key": TAG, "Value": self.project}]

@@ -1,0 +1,77 @@
+"""What the commands of `pdf-flows aws` share: options, and what they say at their beginning and end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from deployments.aws.account import PROJECT, Account
+from deployments.say import tell
+
+if TYPE_CHECKING:
+    from deployments.aws.connection import Connection
+    from deployments.aws.fleet_state import FleetState
+    from deployments.aws.orchestration import Orchestration
+    from deployments.aws.running import Running
+    from deployments.aws.steps import Steps
+
+DryRun = Annotated[bool, Parameter(name="--dry-run", negative="", help="Show what would be done, and change nothing.")]
+ApiUrl = Annotated[
+    str | None,
+    Parameter(help="Prefect's API. Default: this machine's Prefect settings, else the stack's control host."),
+]
+Types = Annotated[str | None, Parameter(name="--machine-types", help="EC2 instance types, with commas.")]
+MaxPrice = Annotated[str | None, Parameter(help="USD an hour that a Spot machine may cost.")]
+Image = Annotated[str | None, Parameter(help="The workers' image. Default: the stack's.")]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Where:
+    """Which project, where, and with whose credentials."""
+
+    project: Annotated[
+        str, Parameter(env_var="PDF_FLOWS_AWS_PROJECT", help="Name of the stack, and value of the tag Project.")
+    ] = PROJECT
+    region: Annotated[str | None, Parameter(help="AWS region. Default: AWS_REGION, or the profile's.")] = None
+    profile: Annotated[str | None, Parameter(help="Profile of ~/.aws/config. Default: AWS_PROFILE.")] = None
+
+    def account(self) -> Account:
+        """The account. Raises UsageError."""
+        return Account(self.project, region=self.region, profile=self.profile)
+
+
+HERE = Where()
+"""As the environment says."""
+
+
+def who(account: Account) -> None:
+    """Whose account, before anything is done: also what tells bad credentials from everything else."""
+    tell(f"account {account.identity.account} as {account.identity.arn}, region {account.region}")
+
+
+def orchestration(found: Connection | str) -> Orchestration | str:
+    """Prefect at the end of a connection, or why there is none."""
+    from deployments.aws.orchestration import PrefectApi
+
+    return found if isinstance(found, str) else PrefectApi(found.url, found.auth)
+
+
+def look(account: Account, state: FleetState | None = None) -> Running:
+    """What costs money now, by tag: the last line of most commands. Raises boto3's errors."""
+    from deployments.aws import fleet_state, running
+
+    found = state if state is not None else fleet_state.look(account)
+    return running.running(found, running.price_of(running.account_prices(account), account.region))
+
+
+def left_of(left: Running) -> dict[str, Any]:
+    """The same for --json."""
+    return {"still_running": left.line(), "usd_per_hour": round(left.usd_per_hour, 6)}
+
+
+def steps_of(steps: Steps) -> list[dict[str, Any]]:
+    """What was done, for --json."""
+    return [step.model_dump(mode="json") for step in steps.done]

@@ -1,0 +1,117 @@
+"""What `pdf-flows aws launch` starts: from its options, the stack if there is one, and the account."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from deployments.aws import images, pool_prices
+from deployments.aws.account import Account
+from deployments.aws.buckets import split_url
+from deployments.aws.launch import VOLUME_GB, Order, pools_of, read_place
+from deployments.aws.parameters import pairs
+from deployments.aws.planned_run import planned_run, split
+from deployments.aws.stack import Stack, Stacks
+from deployments.aws.user_data import contract, refuse_secrets
+from tasks.corpus.failures import UsageError
+from tasks.corpus.paths import check_run_id
+
+if TYPE_CHECKING:
+    from deployments.aws.pool_prices import Ranked
+
+
+def order_of(
+    account: Account,
+    *,
+    workers: int,
+    source: str | None,
+    output: str | None,
+    image: str | None,
+    types: str | None,
+    max_price: str | None,
+    max_hours: float,
+    on_demand: bool,
+    run_id: str | None,
+    retries: int,
+    profile: str | None,
+    group: str | None,
+    subnets: str | None,
+    env: list[str] | None,
+) -> Order:
+    """The order. Raises UsageError naming what is bad or missing, boto3's errors."""
+    plan = planned_run(workers=workers, types=types, max_price=max_price)
+    if not 0 < max_hours <= 720:
+        raise UsageError(f"bad --max-hours {max_hours:g}: between 0 and 720")
+    if retries < 0:
+        raise UsageError(f"bad --retries {retries}: 0 or more")
+    if run_id is not None:
+        check_run_id(run_id)
+    more = pairs(env, "--env")
+    refuse_secrets(more)
+    stack = Stacks(account).find()
+    where_from = _place("input", source, stack, "InputBucket", "InputPrefix")
+    where_to = _place("output", output, stack, "OutputBucket", "OutputPrefix")
+    place = read_place(
+        account,
+        profile=profile or (stack.output("WorkerInstanceProfileName") if stack is not None else None),
+        group=group or (stack.output("TaskSecurityGroupId") if stack is not None else None),
+        subnets=split(subnets) or split(stack.output("SubnetIds") if stack is not None else None),
+    )
+    ami = images.read_ami(account)
+    device, smallest = images.read_root_gigabytes(account, ami)
+    ranked: list[Ranked] = []
+    if not on_demand:
+        found = pool_prices.read(account, plan.types)
+        believed = [p for p in found if pool_prices.plausible(p, account.region, datetime.now(UTC))]
+        # Without prices that can be believed the order of the types decides; EC2 caps each at its on-demand price.
+        ranked = pool_prices.rank(believed, plan)
+    pools = pools_of(ranked, plan.types, place.subnets)
+    if not pools:
+        raise UsageError("every pool costs more than --max-price now (pdf-flows aws preflight lists them): raise it")
+    return Order(
+        workers=workers,
+        image=_image(image, stack),
+        ami=ami,
+        device=device,
+        gigabytes=max(VOLUME_GB, smallest),
+        place=place,
+        pools=pools,
+        max_price=plan.max_price,
+        on_demand=on_demand,
+        max_minutes=max(1, round(max_hours * 60)),
+        environments={
+            worker: contract(
+                worker=worker,
+                workers=workers,
+                source=where_from,
+                output=where_to,
+                region=account.region,
+                retries=retries,
+                run_id=run_id,
+                more=more,
+            )
+            for worker in range(workers)
+        },
+    )
+
+
+def _place(role: str, url: str | None, stack: Stack | None, bucket: str, prefix: str) -> tuple[str, str]:
+    if url is not None:
+        return split_url(url)
+    name = stack.output(bucket) if stack is not None else None
+    if stack is None or name is None:
+        raise UsageError(f"there is no stack to take the {role} from: give --{role} s3://bucket/prefix")
+    return name, stack.parameters.get(prefix, "")
+
+
+def _image(image: str | None, stack: Stack | None) -> str:
+    if image is not None:
+        return image
+    if stack is None:
+        raise UsageError("there is no stack to take the image from: name one with --image")
+    if given := stack.parameters.get("ImageUri"):
+        return given
+    repository = stack.output("RepositoryUri")
+    if repository is None:
+        raise UsageError("the stack has no repository: name an image with --image")
+    return f"{repository}:latest"

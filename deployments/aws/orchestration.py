@@ -1,0 +1,146 @@
+"""Prefect's side of the fleet: the work pool that is paused and resumed, the flow runs that are cancelled."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict
+
+from deployments.aws.errors import AwsError
+
+WORKERS_POOL = "pdf-flows-workers"
+PARENTS = ("convert-corpus", "retry-failures")
+"""Flows that launch workers."""
+WORKER = "convert-partition"
+PAGE = 200
+
+
+class Run(BaseModel):
+    """A flow run that is not over."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: UUID
+    name: str
+    flow: str
+    state: str
+
+    @property
+    def parent(self) -> bool:
+        """Whether it launches others."""
+        return self.flow in PARENTS
+
+
+class Orchestration(Protocol):
+    """What the commands need of Prefect. Raises AwsError where its API does not answer."""
+
+    @property
+    def url(self) -> str:
+        """The API's."""
+        ...
+
+    def pause(self, pool: str, paused: bool) -> bool:
+        """Pause or resume the work pool; False where there is no such pool."""
+        ...
+
+    def living(self) -> list[Run]:
+        """The project's flow runs that are not over."""
+        ...
+
+    def cancel(self, runs: Sequence[Run]) -> None:
+        """Ask them to end: each drains, and ends as Cancelled."""
+        ...
+
+
+class PrefectApi:
+    """A Prefect API, by Prefect's own client.
+
+    Args:
+        url: its address, ending in /api.
+        auth: "user:password" of a server with basic authentication; None takes Prefect's own settings.
+    """
+
+    def __init__(self, url: str, auth: str | None = None) -> None:
+        self._url = url
+        self._auth = auth
+
+    @property
+    def url(self) -> str:
+        return self._url
+
+    def pause(self, pool: str, paused: bool) -> bool:
+        from prefect.client.schemas.actions import WorkPoolUpdate
+        from prefect.exceptions import ObjectNotFound
+
+        with self._client() as client:
+            try:
+                client.update_work_pool(pool, WorkPoolUpdate(is_paused=paused))
+            except ObjectNotFound:
+                return False
+            return True
+
+    def living(self) -> list[Run]:
+        from prefect.client.schemas.filters import (
+            FlowFilter,
+            FlowFilterName,
+            FlowRunFilter,
+            FlowRunFilterState,
+            FlowRunFilterStateType,
+        )
+        from prefect.client.schemas.objects import StateType
+
+        types = [
+            StateType.SCHEDULED,
+            StateType.PENDING,
+            StateType.RUNNING,
+            StateType.PAUSED,
+            StateType.CANCELLING,
+        ]
+        found: list[Run] = []
+        with self._client() as client:
+            # By flow, one after the other: a flow run knows its flow's id only.
+            for flow in (*PARENTS, WORKER):
+                seen = 0
+                while some := client.read_flow_runs(
+                    flow_filter=FlowFilter(name=FlowFilterName(any_=[flow])),
+                    flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=types))),
+                    limit=PAGE,
+                    offset=seen,
+                ):
+                    seen += len(some)
+                    # A schedule's run of tomorrow is no run to cancel: it has no machine and begins nothing today.
+                    found += [
+                        Run(id=run.id, name=run.name, flow=flow, state=run.state_name or "")
+                        for run in some
+                        if not run.auto_scheduled or run.state_type is not StateType.SCHEDULED
+                    ]
+        return found
+
+    def cancel(self, runs: Sequence[Run]) -> None:
+        from prefect.states import Cancelling
+
+        with self._client() as client:
+            for run in runs:
+                client.set_flow_run_state(run.id, Cancelling(message="pdf-flows aws stop"))
+
+    @contextlib.contextmanager
+    def _client(self) -> Iterator[Any]:
+        import httpx
+        from prefect.client.orchestration import get_client
+        from prefect.exceptions import PrefectException
+        from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
+
+        wanted: dict[Any, Any] = {PREFECT_API_URL: self._url}
+        if self._auth is not None:
+            wanted[PREFECT_API_AUTH_STRING] = self._auth
+        try:
+            with temporary_settings(updates=wanted), get_client(sync_client=True) as client:
+                yield client
+        except (httpx.HTTPError, PrefectException, RuntimeError) as error:
+            words = " ".join(str(error).split())[:300]
+            raise AwsError(
+                f"the Prefect API at {self._url} does not do what it is asked ({words}): is it the right one, and up?"
+            ) from error

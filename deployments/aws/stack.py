@@ -1,0 +1,271 @@
+"""The CloudFormation stack: made, brought up to date, deleted, and what it consists of."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from deployments.aws.account import Account
+from deployments.aws.errors import AwsError, code_of, message_of
+from tasks.corpus.failures import UsageError
+
+TEMPLATE = Path(__file__).parent / "infrastructure.yaml"
+INLINE_BYTES = 51_200
+"""CloudFormation takes larger templates from S3 only (AWS documentation, quotas)."""
+LARGEST_BYTES = 1_000_000
+CAPABILITIES = ["CAPABILITY_NAMED_IAM"]
+BUCKET = "AWS::S3::Bucket"
+POLL_SECONDS = 5.0
+STACK_SECONDS = 3600.0
+DEAD = ("ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "CREATE_FAILED", "DELETE_FAILED", "REVIEW_IN_PROGRESS")
+"""States that no update leads out of: the stack has to be deleted first."""
+
+
+class Stack(BaseModel):
+    """A stack that is there."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    id: str
+    status: str
+    reason: str = ""
+    outputs: dict[str, str] = {}
+    parameters: dict[str, str] = {}
+
+    @property
+    def busy(self) -> bool:
+        """Whether CloudFormation is at work on it."""
+        return self.status.endswith("_IN_PROGRESS") and self.status != "REVIEW_IN_PROGRESS"
+
+    def output(self, name: str) -> str | None:
+        """An output, None where the stack has none (also where it is empty)."""
+        return self.outputs.get(name) or None
+
+
+class Resource(BaseModel):
+    """One of a stack's resources."""
+
+    model_config = ConfigDict(frozen=True)
+
+    logical: str
+    physical: str
+    type: str
+    status: str
+    reason: str = ""
+
+
+class Stacks:
+    """The project's stack.
+
+    Args:
+        account: whose.
+        say: where the events of the stack go.
+        poll_seconds: between two looks.
+    """
+
+    def __init__(
+        self,
+        account: Account,
+        *,
+        say: Callable[[str], None] = lambda text: None,
+        poll_seconds: float = POLL_SECONDS,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._account = account
+        self._cfn = account.client("cloudformation")
+        self._say = say
+        self._poll = poll_seconds
+        self._sleep = sleep
+        self.name = account.project
+
+    def find(self, name: str | None = None) -> Stack | None:
+        """The stack, None where there is none. Raises boto3's errors."""
+        from botocore.exceptions import ClientError
+
+        try:
+            found = self._cfn.describe_stacks(StackName=name or self.name)["Stacks"]
+        except ClientError as error:
+            if code_of(error) == "ValidationError" and "does not exist" in message_of(error):
+                return None
+            raise
+        if not found:
+            return None
+        item = found[0]
+        return Stack(
+            name=item["StackName"],
+            id=item["StackId"],
+            status=item["StackStatus"],
+            reason=item.get("StackStatusReason", ""),
+            outputs={output["OutputKey"]: output.get("OutputValue", "") for output in item.get("Outputs", ())},
+            parameters={p["ParameterKey"]: p.get("ParameterValue", "") for p in item.get("Parameters", ())},
+        )
+
+    def resources(self) -> list[Resource]:
+        """What it consists of. Raises boto3's errors."""
+        pages = self._cfn.get_paginator("list_stack_resources").paginate(StackName=self.name)
+        return [
+            Resource(
+                logical=item["LogicalResourceId"],
+                physical=item.get("PhysicalResourceId", ""),
+                type=item["ResourceType"],
+                status=item["ResourceStatus"],
+                reason=item.get("ResourceStatusReason", ""),
+            )
+            for page in pages
+            for item in page["StackResourceSummaries"]
+            if item.get("LogicalResourceId")
+        ]
+
+    def current_template(self) -> str | None:
+        """The template of the stack as it is, as text. None where it can't be had as such."""
+        body = self._cfn.get_template(StackName=self.name, TemplateStage="Original")["TemplateBody"]
+        return body if isinstance(body, str) else None
+
+    def settle(self) -> Stack | None:
+        """Wait until nobody is at work on it, an earlier call of ours that was interrupted for instance."""
+        found = self.find()
+        if found is not None and found.busy:
+            self._say(f"  the stack is {found.status}: waiting")
+            return self._wait(found.id)
+        return found
+
+    def create(self, template: Mapping[str, str], parameters: Mapping[str, str]) -> Stack:
+        """Make it. Raises AwsError naming the resource that failed."""
+        self._cfn.create_stack(
+            StackName=self.name,
+            Parameters=_parameters(parameters),
+            Capabilities=CAPABILITIES,
+            Tags=self._account.tags,
+            OnFailure="ROLLBACK",
+            **template,
+        )
+        return self._came(self._wait(self.name), "CREATE_COMPLETE")
+
+    def update(self, template: Mapping[str, str], parameters: Mapping[str, str], keep: list[str]) -> Stack | None:
+        """Bring it up to date; None where there was nothing to do.
+
+        Args:
+            keep: parameters that keep their values.
+        """
+        from botocore.exceptions import ClientError
+
+        kept = [{"ParameterKey": name, "UsePreviousValue": True} for name in keep]
+        try:
+            self._cfn.update_stack(
+                StackName=self.name,
+                Parameters=[*_parameters(parameters), *kept],
+                Capabilities=CAPABILITIES,
+                Tags=self._account.tags,
+                **template,
+            )
+        except ClientError as error:
+            if code_of(error) == "ValidationError" and "No updates are to be performed" in message_of(error):
+                return None
+            raise
+        return self._came(self._wait(self.name), "UPDATE_COMPLETE")
+
+    def delete(self) -> None:
+        """Delete it and wait. Raises AwsError naming what could not be deleted."""
+        found = self.find()
+        if found is None:
+            return
+        self._cfn.delete_stack(StackName=self.name)
+        # By its id: a deleted stack has no name any more.
+        ended = self._wait(found.id)
+        if ended is not None and ended.status == "DELETE_FAILED":
+            stuck = [r for r in self.resources() if r.status == "DELETE_FAILED"]
+            named = "; ".join(f"{r.logical} ({r.physical}): {r.reason}" for r in stuck) or ended.reason
+            raise AwsError(
+                f"the stack {self.name} could not be deleted: {named}: remove that by hand, then pdf-flows aws down again"
+            )
+
+    def _came(self, stack: Stack | None, good: str) -> Stack:
+        if stack is not None and stack.status == good:
+            return stack
+        status = stack.status if stack is not None else "gone"
+        why = self._first_failure(stack)
+        raise AwsError(f"the stack {self.name} is {status}: {why}: mend that, and pdf-flows aws up again")
+
+    def _first_failure(self, stack: Stack | None) -> str:
+        """The earliest failed event is the cause; those after it were cancelled because of it."""
+        if stack is None:
+            return "it was deleted meanwhile"
+        events = self._cfn.describe_stack_events(StackName=stack.id)["StackEvents"]
+        failed = [e for e in events if e["ResourceStatus"].endswith("FAILED")]
+        caused = [e for e in failed if "cancelled" not in e.get("ResourceStatusReason", "").lower()] or failed
+        if not caused:
+            return stack.reason or "CloudFormation gives no reason"
+        first = min(caused, key=lambda e: e["Timestamp"])
+        return f"{first['LogicalResourceId']} {first['ResourceStatus']}: {first.get('ResourceStatusReason', '')}"
+
+    def _wait(self, name: str) -> Stack | None:
+        """Until nobody is at work on it; its events are said as they come."""
+        seen: set[str] = set()
+        began = time.time() - 30
+        until = time.monotonic() + STACK_SECONDS
+        while True:
+            found = self.find(name)
+            if found is None:
+                return None
+            self._say_events(found.id, seen, began)
+            if not found.busy:
+                return found
+            if time.monotonic() >= until:
+                raise AwsError(
+                    f"the stack {self.name} is {found.status} since {STACK_SECONDS / 60:.0f} minutes: look at it"
+                )
+            self._sleep(self._poll)
+
+    def _say_events(self, stack_id: str, seen: set[str], began: float) -> None:
+        from botocore.exceptions import ClientError
+
+        try:
+            events: list[dict[str, Any]] = self._cfn.describe_stack_events(StackName=stack_id)["StackEvents"]
+        except ClientError:
+            return  # of a stack that is just gone; what became of it the next look says
+        for event in reversed(events):
+            if event["EventId"] in seen or event["Timestamp"].timestamp() < began:
+                continue
+            seen.add(event["EventId"])
+            if event["ResourceStatus"].endswith(("COMPLETE", "FAILED")):
+                why = f": {event['ResourceStatusReason']}" if event["ResourceStatus"].endswith("FAILED") else ""
+                self._say(f"  {event['ResourceStatus']:<18} {event['LogicalResourceId']}{why}")
+
+
+def read_template(path: Path = TEMPLATE) -> str:
+    """The template's text. Raises UsageError."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"the template {path} cannot be read ({error}): check --template") from None
+    if len(text.encode()) > LARGEST_BYTES:
+        raise UsageError(f"the template {path} is larger than CloudFormation's 1 MB")
+    return text
+
+
+def declared_parameters(text: str) -> dict[str, str | None]:
+    """Names and defaults of a template's parameters. Raises UsageError.
+
+    Read here: CloudFormation tells them only of a template that lies in S3 already, if it is as large as ours.
+    """
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """Reads past CloudFormation's tags (!Ref and others)."""
+
+    Loader.add_multi_constructor("!", lambda loader, suffix, node: None)
+    try:
+        found = yaml.load(text, Loader)  # noqa: S506 - a SafeLoader
+    except yaml.YAMLError as error:
+        raise UsageError(f"the template is no YAML: {' '.join(str(error).split())}") from None
+    given = found.get("Parameters", {}) if isinstance(found, dict) else {}
+    return {name: str(about["Default"]) if "Default" in about else None for name, about in given.items()}
+
+
+def _parameters(parameters: Mapping[str, str]) -> list[dict[str, str]]:
+    return [{"ParameterKey": name, "ParameterValue": value} for name, value in parameters.items()]

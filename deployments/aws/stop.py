@@ -1,0 +1,199 @@
+"""`pdf-flows aws stop`: nothing runs any more, everything stays set up. The order matters (each step says why)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from pydantic import BaseModel, ConfigDict
+
+from deployments.aws import ecs_tasks, scale_in
+from deployments.aws.account import Account
+from deployments.aws.fleet_state import Instance, find_instances
+from deployments.aws.orchestration import WORKERS_POOL, Orchestration, Run
+from deployments.aws.stack import Stack
+from deployments.aws.steps import Steps
+
+DRAIN_SECONDS = 180.0
+"""What workers get to finish what they have in hand: their own drain takes 120 s at most, and the parent's look some more."""
+CANCEL_SECONDS = 60.0
+REASON = "pdf-flows aws stop"
+
+
+class Stopped(BaseModel):
+    """What came of it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    left: tuple[str, ...] = ()
+    """In words: instances that are still there."""
+    notes: tuple[str, ...] = ()
+    """What could not be done."""
+
+
+class Patience(BaseModel):
+    """How long things are waited for, in seconds."""
+
+    model_config = ConfigDict(frozen=True)
+
+    drain: float = DRAIN_SECONDS
+    cancel: float = CANCEL_SECONDS
+    gone: float = scale_in.WAIT_SECONDS
+    poll: float = 5.0
+
+
+PATIENCE = Patience()
+
+
+def stop(
+    account: Account,
+    stack: Stack | None,
+    prefect: Orchestration | str,
+    steps: Steps,
+    *,
+    pool: str = WORKERS_POOL,
+    patience: Patience = PATIENCE,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Stopped:
+    """Pause the pool, drain, cancel, stop tasks, scale to zero. May be called again and again.
+
+    Args:
+        stack: None where there is none: what `launch` started is ended all the same.
+        prefect: its API, or, in words, why it can't be reached: the groups' maximum becomes 0 then, so that no parent that
+            still runs gets another machine (`up` opens them again).
+        pool: the work pool of the workers.
+
+    Raises AwsError, boto3's errors.
+    """
+    control = stack.output("ControlInstanceId") if stack is not None else None
+    cluster = stack.output("ClusterName") if stack is not None else None
+    notes: list[str] = []
+    reached = not isinstance(prefect, str)
+    if isinstance(prefect, str):
+        notes.append(f"the work pool was not paused and no flow run cancelled: {prefect}")
+        steps.note(f"Prefect is passed over: {prefect}; the groups are closed instead")
+    else:
+        # First of all: a worker that ends is replaced by its parent, and the pool would start the new one.
+        steps.do(f"pause the work pool {pool}", lambda: _paused(prefect, pool))
+        _drain(account, cluster, prefect, steps, patience, sleep)
+        _cancel(prefect, steps, patience, sleep)
+    if cluster is not None:
+        # After cancelling: a task that is stopped before comes back by itself (SIGTERM reschedules its run).
+        steps.do(f"stop the tasks of {cluster}", lambda: _stop_tasks(account, cluster))
+    protected = _scale(account, steps, closed=not reached)
+    _end_instances(account, control, protected, steps, notes)
+    left: Sequence[Instance] = ()
+    if not steps.dry_run:
+        left = wait(account, control, steps, patience, sleep)
+    return Stopped(left=tuple(i.words() for i in left if i.living), notes=tuple(notes))
+
+
+def _paused(prefect: Orchestration, pool: str) -> str:
+    return "paused" if prefect.pause(pool, True) else f"there is no pool {pool} at {prefect.url}: nothing to pause"
+
+
+def _drain(
+    account: Account,
+    cluster: str | None,
+    prefect: Orchestration,
+    steps: Steps,
+    patience: Patience,
+    sleep: Callable[[float], None],
+) -> None:
+    if cluster is not None:
+        steps.do(f"close the machines of {cluster} to new tasks", lambda: ecs_tasks.close_machines(account, cluster))
+    runs = [] if steps.dry_run else prefect.living()
+    parents = [run for run in runs if run.parent]
+    if not parents and not steps.dry_run:
+        steps.note("drain: no parent runs")
+        return
+    # A cancelled parent tells its workers to finish what they have in hand, and relaunches none.
+    what = f"drain: cancel {_named(parents) if parents else 'the parents that run'}, wait up to {patience.drain:g} s for workers"
+
+    def drain() -> str:
+        prefect.cancel(parents)
+        left = _wait_runs(prefect, patience.drain, patience.poll, sleep)
+        return "all ended" if not left else f"{len(left)} are still at it"
+
+    steps.do(what, drain)
+
+
+def _cancel(prefect: Orchestration, steps: Steps, patience: Patience, sleep: Callable[[float], None]) -> None:
+    runs = [] if steps.dry_run else [run for run in prefect.living() if run.state != "Cancelling"]
+    if not runs and not steps.dry_run:
+        steps.note("cancel: no flow run is left")
+        return
+
+    def cancel() -> str:
+        prefect.cancel(runs)
+        left = _wait_runs(prefect, patience.cancel, patience.poll, sleep)
+        return "all ended" if not left else f"{len(left)} have not ended yet: their tasks are stopped next"
+
+    steps.do(f"cancel {_named(runs) if runs else 'the flow runs that are left'}", cancel)
+
+
+def _wait_runs(prefect: Orchestration, seconds: float, poll: float, sleep: Callable[[float], None]) -> list[Run]:
+    until = time.monotonic() + seconds
+    while (left := prefect.living()) and time.monotonic() < until:
+        sleep(poll)
+    return left
+
+
+def _named(runs: Sequence[Run]) -> str:
+    shown = ", ".join(run.name for run in runs[:3])
+    return shown + (f" and {len(runs) - 3} more" if len(runs) > 3 else "")
+
+
+def _stop_tasks(account: Account, cluster: str) -> str:
+    tasks = ecs_tasks.find(account, cluster)
+    return ecs_tasks.stop(account, cluster, tasks, REASON) if tasks else "none runs"
+
+
+def _scale(account: Account, steps: Steps, *, closed: bool) -> set[str]:
+    """All groups to zero; returns the instances that were protected from it."""
+    protected: set[str] = set()
+    for group in scale_in.find_groups(account):
+        protected |= set(group.protected)
+        if group.protected:
+            # Managed termination protection: with it, scaling to zero would leave them running for ever.
+            steps.do(f"take off scale-in protection in {group.name}", lambda g=group: scale_in.unprotect(account, g))
+        if group.desired or group.minimum or group.instances or (closed and group.maximum):
+            what = f"scale {group.name} to zero" + (" and close it" if closed else "")
+            steps.do(what, lambda group=group: scale_in.to_zero(account, group, closed=closed))
+    return protected
+
+
+def _end_instances(account: Account, control: str | None, protected: set[str], steps: Steps, notes: list[str]) -> None:
+    found = [i for i in find_instances(account, "pending", "running", "stopping", "stopped") if i.id != control]
+    if not found:
+        steps.note("no instance of the project runs" + (" but the control host" if control else ""))
+        return
+    # Protected ones first: nothing else would end them.
+    found.sort(key=lambda instance: (instance.id not in protected, instance.group is None, instance.id))
+
+    def end() -> str:
+        refused = scale_in.terminate(account, [instance.id for instance in found])
+        notes.extend(f"could not be terminated: {words}" for words in refused)
+        return f"{len(found) - len(refused)} of {len(found)}"
+
+    shown = ", ".join(instance.id for instance in found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
+    steps.do(f"terminate {len(found)} instances ({shown})", end)
+
+
+def wait(
+    account: Account, control: str | None, steps: Steps, patience: Patience, sleep: Callable[[float], None]
+) -> list[Instance]:
+    """Until none of the project's instances is left but the control host; returns those that are."""
+    spared = [control] if control else []
+    left: list[Instance] = []
+
+    def wait_gone() -> str:
+        left.extend(
+            scale_in.wait_gone(
+                account, except_for=spared, seconds=patience.gone, sleep=sleep, poll_seconds=patience.poll
+            )
+        )
+        return "gone" if not left else f"{len(left)} left: " + ", ".join(i.words() for i in left)
+
+    steps.do("wait until they are gone", wait_gone)
+    return left

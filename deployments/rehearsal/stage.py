@@ -1,0 +1,223 @@
+"""The stage: moto, the stack's parts, a Prefect server with authentication, the pools, the deployments, both workers, the
+fake ECS.
+
+What runs is what runs on AWS: `prefect server start`, `prefect worker start` of both types with the control host's settings,
+prefect.yaml, the pool's template from the stack's outputs, the image's entrypoint. What does not is named in
+docs/rehearsal.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+import httpx
+
+from deployments.aws.pool import PARENTS_POOL, PARENTS_TYPE, ROOT, WORKERS_POOL, WORKERS_TYPE, deploy, make_pool
+from deployments.rehearsal import stack
+from deployments.rehearsal.ecs import FakeEcs
+from tasks.corpus.failures import PdfFlowsError
+
+START_SECONDS = 180.0
+END_SECONDS = 60.0
+FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+KEEP = ("PATH", "HOME", "LANG", "LC_ALL", "NO_PROXY", "no_proxy", "TMPDIR")
+"""Of this process's environment, in the programs that stand for the control host: it has none of a developer's settings."""
+T = TypeVar("T")
+
+
+class Stage:
+    """A context manager: all of it is up within, and gone after it.
+
+    Args:
+        folder: for everything: homes, logs, scratch. Has to be empty.
+        capacity: machines at the same time.
+        patience: seconds that a task waits for one.
+        container: more variables for each worker's container.
+
+    Raises PdfFlowsError where a part of it does not come up.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        capacity: int = 3,
+        patience: float = 600.0,
+        container: dict[str, str] | None = None,
+    ) -> None:
+        self.folder = folder
+        self._capacity, self._patience, self._container = capacity, patience, container
+        self._exits = contextlib.ExitStack()
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.project = f"rehearsal-{secrets.token_hex(3)}"
+        """Of this stage alone: what moto knows is shared by all of a process."""
+        self._auth = f"rehearsal:{secrets.token_hex(8)}"
+        self.outputs: dict[str, str] = {}
+        """The stack's."""
+
+    def __enter__(self) -> Stage:
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._exits.close)
+            self._open()
+            undo.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._exits.close()
+
+    def _open(self) -> None:
+        import logging
+
+        from moto.server import ThreadedMotoServer
+
+        logging.getLogger("werkzeug").setLevel(logging.WARNING)
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+        moto.start()
+        self._exits.callback(moto.stop)
+        host, port = moto.get_host_and_port()
+        self.endpoint = f"http://{host}:{port}"
+        self.aws = {
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_ACCESS_KEY_ID": "control-host",
+            "AWS_SECRET_ACCESS_KEY": "control-host-secret",
+            "AWS_DEFAULT_REGION": stack.REGION,
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+        with socket.socket() as found:
+            found.bind(("127.0.0.1", 0))
+            number = found.getsockname()[1]
+        self.api = f"http://127.0.0.1:{number}/api"
+        kept = {name: os.environ[name] for name in KEEP if name in os.environ}
+        quiet = {"DO_NOT_TRACK": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "PREFECT_LOGGING_COLORS": "false"}
+        self._base = kept | quiet | {"PYTHONPATH": str(ROOT)}
+        self._start(
+            "server", "server", "start", "--host", "127.0.0.1", "--port", str(number),
+            PREFECT_SERVER_API_AUTH_STRING=self._auth, PREFECT_HOME=str(self.folder / "server"),
+        )  # fmt: skip
+        self.outputs = stack.make(self.client, self.project, self._auth)
+        self.ecs = FakeEcs(
+            self.folder,
+            self.endpoint,
+            self.client,
+            cluster=self.outputs["ClusterName"],
+            queue=self.outputs["EventsQueueName"],
+            capacity=self._capacity,
+            patience=self._patience,
+            environment=self._container,
+        )
+        self._exits.callback(self.ecs.stop)
+        self.ecs.start()
+        self.wait("the Prefect server", self._healthy)
+        make_pool(self.outputs, self.prefect)
+        # As on the control host (deployments/aws/infrastructure.yaml), but looking for runs more often.
+        control = {"PREFECT_WORKER_ENABLE_CANCELLATION": "true", "PREFECT_WORKER_QUERY_SECONDS": "1"}
+        control |= {"PREFECT_HOME": str(self.folder / "control")} | self.prefect | self.aws
+        queue = {"PREFECT_INTEGRATIONS_AWS_ECS_OBSERVER_SQS_QUEUE_NAME": self.outputs["EventsQueueName"]}
+        for pool, kind, more in ((PARENTS_POOL, PARENTS_TYPE, {}), (WORKERS_POOL, WORKERS_TYPE, queue)):
+            words = ("worker", "start", "--type", kind, "--pool", pool, "--no-create-pool-if-not-found")
+            self._start(f"{kind}-worker", *words, **control, **more)
+        # While they come up.
+        deploy(self.outputs, self.prefect, image_root=str(ROOT))
+
+    @property
+    def prefect(self) -> dict[str, str]:
+        """What a Prefect client needs."""
+        return {"PREFECT_API_URL": self.api, "PREFECT_API_AUTH_STRING": self._auth}
+
+    @property
+    def auth(self) -> str:
+        """The API's credential: the only places it may be in are the control host's environment, the secret and containers."""
+        return self._auth
+
+    def client(self, service: str) -> Any:
+        """A boto3 client of the rehearsal's account."""
+        import boto3
+
+        session = boto3.session.Session(self.aws["AWS_ACCESS_KEY_ID"], self.aws["AWS_SECRET_ACCESS_KEY"])
+        return session.client(service, region_name=stack.REGION, endpoint_url=self.endpoint)
+
+    # -- Prefect's API ----------------------------------------------------------------------------------------------
+
+    def ask(self, method: str, path: str, **body: Any) -> Any:
+        """A request; its answer. Raises httpx's errors."""
+        user, _, password = self._auth.partition(":")
+        with httpx.Client(auth=(user, password), timeout=30) as client:
+            answer = client.request(method, f"{self.api}/{path}", json=body or None)
+        answer.raise_for_status()
+        return answer.json() if answer.content else None
+
+    def convert(self, **parameters: Any) -> str:
+        """Trigger the deployment convert-corpus, as the UI does. The flow run's id."""
+        (deployment,) = self.ask("POST", "deployments/filter", deployments={"name": {"any_": ["convert-corpus"]}})
+        found = self.ask("POST", f"deployments/{deployment['id']}/create_flow_run", parameters=parameters)
+        return str(found["id"])
+
+    def run(self, id: str) -> dict[str, Any]:
+        """A flow run."""
+        return dict(self.ask("GET", f"flow_runs/{id}"))
+
+    def workers(self) -> list[dict[str, Any]]:
+        """All flow runs of workers, oldest first."""
+        flows = {"name": {"any_": ["convert-partition"]}}
+        return list(self.ask("POST", "flow_runs/filter", flows=flows, sort="EXPECTED_START_TIME_ASC"))
+
+    # -- the rest ---------------------------------------------------------------------------------------------------
+
+    def wait(self, what: str, look: Callable[[], T | None], seconds: float = START_SECONDS) -> T:
+        """The first truthy answer. Raises PdfFlowsError after so long, or as soon as a program of the stage has ended."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            if found := look():
+                return found
+            for name, process in self._processes.items():
+                if process.poll() is not None:
+                    raise PdfFlowsError(
+                        f"{what}: {name} ended with status {process.returncode}: {self.log(name)[-3000:]}"
+                    )
+            time.sleep(0.2)
+        raise PdfFlowsError(f"{what}: not within {seconds:g} s")
+
+    def log(self, name: str) -> str:
+        """What one of the programs wrote: server, ecs-worker, process-worker."""
+        return (self.folder / f"{name}.log").read_text(errors="replace")
+
+    def _healthy(self) -> bool:
+        try:
+            return self.ask("GET", "health") is True
+        except httpx.HTTPError:
+            return False
+
+    def _start(self, name: str, *words: str, **variables: str) -> None:
+        log: IO[bytes] = self._exits.enter_context((self.folder / f"{name}.log").open("wb"))
+        process = subprocess.Popen(
+            [sys.executable, "-m", "prefect", *words],
+            env=self._base | variables,
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+        self._processes[name] = process
+        self._exits.callback(_end, process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+    process.wait()

@@ -1,0 +1,341 @@
+"""The workers' pool: its template, and what prefect-aws makes of it; then all of it on a real Prefect server."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import copy
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from deployments.aws.pool import (
+    PARENTS_POOL,
+    SECRETS,
+    WORKERS_POOL,
+    default_template,
+    defaults_of,
+    deploy,
+    make_pool,
+    make_template,
+    plan_of,
+)
+from tasks.cloudwatch import GROUP_VARIABLE
+from tasks.conversion import on_demand_variables
+from tasks.corpus.failures import PdfFlowsError, UsageError
+
+pytest.importorskip("prefect_aws")
+
+ROOT = Path(__file__).resolve().parents[2]
+ARN = "arn:aws:ecs:us-east-1:123456789012:task-definition/pdf-flows-worker:7"
+OUTPUTS = {
+    "ClusterName": "pdf-flows",
+    "TaskDefinitionArn": ARN,
+    "CapacityProviderName": "pdf-flows-spot",
+    "LogGroupName": "/aws/ec2/pdf-workers/",
+    "InputBucket": "in-bucket",
+    "OutputBucket": "out-bucket",
+}
+
+
+@pytest.fixture(scope="module")
+def base() -> dict[str, Any]:
+    return default_template()
+
+
+@pytest.fixture
+def template(base: dict[str, Any]) -> dict[str, Any]:
+    return make_template(base, plan_of(OUTPUTS))
+
+
+def configuration(template: dict[str, Any], variables: dict[str, Any]) -> Any:
+    """What prefect-aws's worker makes of the template and a deployment's job variables."""
+    from prefect_aws.workers.ecs_worker import ECSJobConfiguration
+
+    return asyncio.run(ECSJobConfiguration.from_template_and_values(template, variables))
+
+
+def run_task(template: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
+    """The parameters of RunTask, by prefect-aws's own code, with what a worker of the pool has in its environment."""
+    from prefect.client.schemas.objects import FlowRun
+    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_KEY, PREFECT_API_URL, temporary_settings
+    from prefect_aws.workers.ecs_worker import ECSWorker
+
+    own = {PREFECT_API_URL: "http://10.42.0.9:4200/api", PREFECT_API_KEY: "key-xyz", PREFECT_API_AUTH_STRING: "a:b-xyz"}
+    with temporary_settings(updates=own):
+        found = configuration(template, variables)
+        found.prepare_for_flow_run(FlowRun(flow_id="5f1c4b1e-0000-4000-8000-000000000001", name="r-worker-0"))
+        definition = {"containerDefinitions": [{"name": "prefect"}], "requiresCompatibilities": ["EC2"]}
+        worker = ECSWorker(work_pool_name=WORKERS_POOL)
+        worker._validate_task_definition(definition, found)
+        request: dict[str, Any] = worker._prepare_task_run_request(
+            found, definition, found.task_run_request["taskDefinition"], False
+        )
+    return request
+
+
+def deployed_variables() -> dict[str, Any]:
+    """The job variables of convert-partition, as prefect.yaml has them."""
+    text = (ROOT / "prefect.yaml").read_text().replace("{{ $PDF_FLOWS_ROOT }}", "/opt/pdf-flows")
+    one = next(one for one in yaml.safe_load(text)["deployments"] if one["name"] == "convert-partition")
+    assert one["work_pool"]["name"] == WORKERS_POOL
+    found: dict[str, Any] = one["work_pool"]["job_variables"]
+    return found
+
+
+def test_run_task_has_what_the_stack_says(template: dict[str, Any]) -> None:
+    request = run_task(template, deployed_variables())
+    assert request["taskDefinition"] == ARN
+    assert request["cluster"] == "pdf-flows"
+    assert request["capacityProviderStrategy"] == [{"capacityProvider": "pdf-flows-spot", "weight": 1, "base": 0}]
+    assert "launchType" not in request, "AWS refuses both"
+    assert {"key": "Project", "value": "pdf-flows"} in request["tags"]
+    assert any(tag["key"] == "prefect.io/flow-run-id" for tag in request["tags"]), "what the observer goes by"
+    (container,) = request["overrides"]["containerOverrides"]
+    assert (container["name"], container["command"]) == ("prefect", ["prefect", "flow-run", "execute"])
+    assert not {"cpu", "memory"} & {*container, *request["overrides"]}, "the task definition's"
+    environment = {item["name"]: item["value"] for item in container["environment"]}
+    assert environment["PREFECT_API_URL"] == "http://10.42.0.9:4200/api"
+    assert environment["PREFECT_HOME"] == "/tmp/prefect"
+    assert environment[GROUP_VARIABLE] == "/aws/ec2/pdf-workers/"
+    assert environment["PYTHONPATH"] == "/opt/pdf-flows", "the deployment's own is merged with the pool's"
+    known = {"taskDefinition", "cluster", "capacityProviderStrategy", "tags", "overrides"}
+    assert set(request) - {key for key, value in request.items() if value in (None, [], {})} == known
+
+
+def test_no_credential_of_the_prefect_worker_travels_in_run_task(
+    template: dict[str, Any], base: dict[str, Any]
+) -> None:
+    assert "xyz" not in json.dumps(run_task(template, deployed_variables()))
+    # So that this test can fail: prefect-aws's own template hands both on.
+    ours = copy.deepcopy(base)
+    ours["variables"]["properties"]["task_definition_arn"]["default"] = ARN
+    assert set(
+        re.findall(r"PREFECT_API_KEY|PREFECT_API_AUTH_STRING", json.dumps(run_task(ours, {"launch_type": "EC2"})))
+    ) == set(SECRETS)
+
+
+def test_botocore_takes_the_request(template: dict[str, Any]) -> None:
+    import botocore.session
+    from botocore.validate import validate_parameters
+
+    operation = botocore.session.get_session().get_service_model("ecs").operation_model("RunTask")
+    assert operation.input_shape is not None
+    validate_parameters(run_task(template, deployed_variables()), operation.input_shape)
+
+
+def test_on_demand_is_one_job_variable(template: dict[str, Any]) -> None:
+    request = run_task(template, deployed_variables() | (on_demand_variables("pdf-flows-on-demand") or {}))
+    assert [one["capacityProvider"] for one in request["capacityProviderStrategy"]] == ["pdf-flows-on-demand"]
+    assert request["taskDefinition"] == ARN
+
+
+def test_every_placeholder_has_a_variable_and_none_is_without_effect(template: dict[str, Any]) -> None:
+    used = set(re.findall(r"{{ (\w+) }}", json.dumps(template["job_configuration"])))
+    assert used == set(template["variables"]["properties"])
+    assert template["job_configuration"]["task_definition"] == {}, "nothing is registered"
+    assert template["variables"]["required"] == ["task_definition_arn"]
+    assert template["variables"]["properties"]["launch_type"]["default"] == "EC2"
+
+
+def test_the_given_template_is_not_changed_and_upgrades_are_followed(base: dict[str, Any]) -> None:
+    before = copy.deepcopy(base)
+    make_template(base, plan_of(OUTPUTS))
+    assert base == before
+    before["variables"]["properties"]["new_in_0_8"] = {"type": "string"}
+    before["job_configuration"]["new"] = "{{ new_in_0_8 }}"
+    assert "new_in_0_8" in make_template(before, plan_of(OUTPUTS))["variables"]["properties"]
+    del before["job_configuration"]["task_run_request"]["overrides"]
+    with pytest.raises(UsageError, match="'overrides'"):
+        make_template(before, plan_of(OUTPUTS))
+
+
+@pytest.mark.parametrize("name", ["ClusterName", "TaskDefinitionArn", "CapacityProviderName"])
+def test_a_missing_output_is_named(name: str) -> None:
+    with pytest.raises(UsageError, match=f"{name}.*pdf-flows aws up"):
+        plan_of({**OUTPUTS, name: ""})
+
+
+def test_the_project_is_the_task_definitions() -> None:
+    assert plan_of({**OUTPUTS, "TaskDefinitionArn": ARN.replace("pdf-flows", "other")}).project == "other"
+    odd = {**OUTPUTS, "TaskDefinitionArn": "arn:aws:ecs:us-east-1:123456789012:task-definition/odd:1"}
+    assert plan_of(odd, "mine").project == "mine"
+    with pytest.raises(UsageError, match="--project"):
+        plan_of(odd)
+
+
+def test_form_defaults_are_the_stacks_buckets() -> None:
+    assert defaults_of(OUTPUTS, {"InputPrefix": "pdfs/2026/"})["convert-corpus"] == {
+        "input": "s3://in-bucket/pdfs/2026",
+        "output": "s3://out-bucket/output",
+        "region": "us-east-1",
+    }
+    assert defaults_of(OUTPUTS, {"OutputPrefix": ""})["retry-failures"] == {"output": "s3://out-bucket"}
+    assert defaults_of({}, {})["scale-run"] == {}
+
+
+# -- on a real server -----------------------------------------------------------------------------------------------
+
+SERVE = """
+import sys
+from deployments.server import PrefectServer, ServerSettings
+with PrefectServer.obtain(ServerSettings()) as server:
+    print(server.environment()["PREFECT_API_URL"], flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Prefect server of our own, with an own home in the environment; its API's address."""
+    home = tmp_path_factory.mktemp("pool")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith(("PREFECT_", "PDF_FLOWS_"))]:
+            patch.delenv(name)
+        # No AWS either: deploying must do without.
+        for name in ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.delenv(name, raising=False)
+        patch.setenv("PDF_FLOWS_HOME", str(home))
+        patch.setenv("PDF_FLOWS_SERVER_LINGER", "1")
+        patch.setenv("PREFECT_HOME", str(home / "client"))
+        with subprocess.Popen(
+            [sys.executable, "-c", SERVE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as server:
+            assert server.stdout is not None and server.stdin is not None
+            try:
+                url = server.stdout.readline().strip()
+                assert url.startswith("http")
+                yield url
+            finally:
+                server.stdin.close()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    server.wait(60)
+
+
+def prefect(api: str, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "prefect", "--no-prompt", *words]
+    return subprocess.run(
+        command, env=dict(os.environ) | {"PREFECT_API_URL": api}, capture_output=True, text=True, timeout=120
+    )
+
+
+def pool_of(api: str, name: str) -> dict[str, Any]:
+    return dict(httpx.get(f"{api}/work_pools/{name}", timeout=30).raise_for_status().json())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_the_real_work_pool_create_takes_it(api: str, template: dict[str, Any], tmp_path: Path) -> None:
+    file = tmp_path / "template.json"
+    file.write_text(json.dumps(template))
+    done = prefect(api, "work-pool", "create", "by-hand", "--type", "ecs", "--base-job-template", str(file))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert pool_of(api, "by-hand")["base_job_template"] == template
+    # So that this can fail: a placeholder that is no variable.
+    template["job_configuration"]["task_run_request"]["group"] = "{{ nobody_knows_it }}"
+    file.write_text(json.dumps(template))
+    assert prefect(api, "work-pool", "create", "bad", "--type", "ecs", "--base-job-template", str(file)).returncode != 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_pools_deployments_and_the_trigger(api: str) -> None:
+    environment = {"PREFECT_API_URL": api}
+    assert make_pool(OUTPUTS, environment) == "pdf-flows-workers made, pdf-flows-parents made"
+    httpx.patch(f"{api}/work_pools/{WORKERS_POOL}", json={"concurrency_limit": 7, "is_paused": True}).raise_for_status()
+    assert make_pool(OUTPUTS, environment).count("as it should be") == 2
+    newer = {**OUTPUTS, "TaskDefinitionArn": ARN.replace(":7", ":8")}
+    assert "pdf-flows-workers brought up to date" in make_pool(newer, environment)
+    workers = pool_of(api, WORKERS_POOL)
+    assert (workers["type"], workers["concurrency_limit"], workers["is_paused"]) == ("ecs", 7, True)
+    assert workers["base_job_template"]["variables"]["properties"]["task_definition_arn"]["default"].endswith(":8")
+    assert pool_of(api, PARENTS_POOL)["type"] == "process"
+
+    said = deploy(OUTPUTS, environment)
+    assert "output=s3://out-bucket/output" in said
+    deployments = {one["name"]: one for one in httpx.post(f"{api}/deployments/filter", json={}, timeout=30).json()}
+    assert {name: one["work_pool_name"] for name, one in deployments.items()} == {
+        "convert-corpus": PARENTS_POOL,
+        "retry-failures": PARENTS_POOL,
+        "scale-run": PARENTS_POOL,
+        "convert-partition": WORKERS_POOL,
+    }
+    parent, retry = deployments["convert-corpus"], deployments["retry-failures"]
+    assert parent["parameters"] == {
+        "launcher": "work-pool",
+        "input": "s3://in-bucket/input",
+        "output": "s3://out-bucket/output",
+        "region": "us-east-1",
+    }
+    assert parent["pull_steps"] == [
+        {"prefect.deployments.steps.set_working_directory": {"directory": "/opt/pdf-flows"}}
+    ]
+    assert deployments["convert-partition"]["job_variables"]["env"]["PYTHONPATH"] == "/opt/pdf-flows"
+    ((cron, active),) = [(one["schedule"]["cron"], one["active"]) for one in retry["schedules"]]
+    assert (cron, active) == ("0 3 * * *", False), "created paused"
+
+    (automation,) = httpx.post(f"{api}/automations/filter", json={}, timeout=30).json()
+    assert automation["enabled"] is False, "nobody asked for it yet"
+    ended(api, parent["id"], "20261124-z")
+    time.sleep(3)
+    assert asked_for(api, retry["id"]) == []
+    httpx.patch(f"{api}/automations/{automation['id']}", json={"enabled": True}, timeout=30).raise_for_status()
+    time.sleep(2)
+    ended(api, parent["id"], "20261125-a")
+    until = time.monotonic() + 60
+    while not (found := asked_for(api, retry["id"])) and time.monotonic() < until:
+        time.sleep(0.5)
+    assert [run["parameters"] for run in found] == [
+        {
+            "launcher": "work-pool",
+            "run_id": "20261125-a",
+            "output": "s3://out-bucket/output",
+            "runs": None,
+            "password_file": None,
+        }
+    ]
+    # A retry that fails again asks for no other one.
+    ended(api, retry["id"], "20261125-b")
+    time.sleep(5)
+    assert len(asked_for(api, retry["id"])) == 2, "the one that was triggered, and this one"
+
+
+def ended(api: str, deployment: str, name: str) -> Any:
+    """A flow run of a deployment that has ended with failures."""
+    answer = httpx.post(
+        f"{api}/deployments/{deployment}/create_flow_run", json={"name": name, "state": {"type": "PENDING"}}, timeout=30
+    )
+    run = answer.raise_for_status().json()
+    state = {"type": "COMPLETED", "name": "Completed with failures"}
+    for each in ({"type": "RUNNING"}, state):
+        httpx.post(
+            f"{api}/flow_runs/{run['id']}/set_state", json={"state": each, "force": True}, timeout=30
+        ).raise_for_status()
+    return run
+
+
+def asked_for(api: str, deployment: str) -> list[dict[str, Any]]:
+    answer = httpx.post(
+        f"{api}/flow_runs/filter", json={"deployments": {"id": {"any_": [deployment]}}}, timeout=30
+    ).raise_for_status()
+    return list(answer.json())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_what_prefect_refuses_is_one_line(api: str) -> None:
+    httpx.post(f"{api}/work_pools/", json={"name": "x", "type": "process"}, timeout=30)
+    with pytest.raises(PdfFlowsError, match=r"does not do what it is asked"):
+        make_pool(OUTPUTS, {"PREFECT_API_URL": "http://127.0.0.1:9/api"})
+    with pytest.raises(PdfFlowsError, match=r"deploy --all failed"):
+        deploy(OUTPUTS, {"PREFECT_API_URL": "http://127.0.0.1:9/api"})
