@@ -202,6 +202,7 @@ class _Start:
                 types=options.types_started,
                 region=options.region,
                 weight=waiting.weight,
+                shared=local,
                 own=own_machine() if local and options.price is None else None,
                 living=self._living,
                 launched=[k for k in self._adopted if not any(name.startswith(f"{k}/") for name in self._living)],

@@ -52,7 +52,8 @@ class Treasury:
 
     Args:
         types: machine types that may be started; () where nothing is rented.
-        own: the machine that all workers run on, where nothing is rented.
+        shared: all workers run on one machine, the parent's.
+        own: that machine, where it is known.
         living: lives ("worker/attempt") of a former parent that live.
         launched: workers with a launch of a former parent that may still become a life.
         weight: of the documents that wait (`tasks/corpus/rowtable.py`).
@@ -70,6 +71,7 @@ class Treasury:
         types: tuple[str, ...],
         region: str | None,
         weight: float,
+        shared: bool = False,
         own: Machine | None = None,
         living: Collection[str] = (),
         launched: Collection[int] = (),
@@ -78,6 +80,7 @@ class Treasury:
     ) -> None:
         self._terms, self._prices, self._weight = terms, prices, weight
         self._types, self._region = types, region
+        self._shared = shared
         self._own = own or Machine(id="new", lifecycle=Lifecycle.OWN)
         try:
             prefix, orphan = paths.spend(run_id), terms.orphan_seconds
@@ -161,9 +164,9 @@ class Treasury:
 
     @property
     def _there(self) -> bool:
-        """Nothing is rented, and the machine that all workers share is paid for already."""
+        """The machine that all workers share is paid for already."""
         spend = self._book.spend
-        return not self._types and bool(spend.live() or spend.launches)
+        return self._shared and bool(spend.live() or spend.launches)
 
     def close(self, seen: Seen | None) -> Money:
         """The last word of this start: everybody left."""

@@ -168,7 +168,7 @@ def test_a_rented_machine_that_does_not_know_itself_is_not_free(runs: Store) -> 
 def test_the_machine_of_local_workers_has_its_price_before_anything_is_started(runs: Store) -> None:
     ours = Machine(id="i-1", type="g4dn.xlarge", lifecycle=Lifecycle.ON_DEMAND, region="us-east-1", uptime=50 * HOUR)
     clock, terms = Clock(), Terms(budget=1.0, teardown_seconds=0.0, start_seconds=30.0, worth_seconds=0.0)
-    money = treasury(runs, clock, terms, AwsPrices(), types=(), own=ours)
+    money = treasury(runs, clock, terms, AwsPrices(), types=(), shared=True, own=ours)
     money.launching(0, 0)
     money.launching(1, 0)
     record = json.loads(runs.read(paths.spend("r1") + "spend.json"))["spend"]["launches"]
@@ -184,6 +184,15 @@ def test_the_machine_of_local_workers_has_its_price_before_anything_is_started(r
     assert 0.5 < money.money().spent < 0.65
     with pytest.raises(UsageError, match=r"p3\.2xlarge.*--max-price"):
         treasury(runs, Clock(), terms, AwsPrices(), types=(), own=ours.model_copy(update={"type": "p3.2xlarge"}))
+
+
+def test_machines_with_a_named_price_are_reserved_one_by_one(runs: Store) -> None:
+    """A work pool of another cloud: nothing is rented from AWS, and each launch is a machine."""
+    money = treasury(runs, Clock(), Terms(budget=10.0), FixedPrices(0.5), types=())
+    money.launching(0, 0)
+    money.launching(1, 0)
+    record = json.loads(runs.read(paths.spend("r1") + "spend.json"))["spend"]["launches"]
+    assert [launch["ceiling"] for launch in record.values()] == [0.5, 0.5]
 
 
 def test_the_deadline_counts_from_the_runs_first_start(runs: Store) -> None:
