@@ -27,6 +27,11 @@ class Pool(Protocol):
         ...
 
     @property
+    def in_hand(self) -> int:
+        """How many to have claimed just now: fewer where each takes long, since others could begin them sooner."""
+        ...
+
+    @property
     def notes(self) -> list[str]:
         """What the log should say of it, once ready."""
         ...
@@ -77,11 +82,17 @@ class Pool(Protocol):
         ...
 
 
+QUICK_SECONDS = 10.0
+"""Documents that take longer are not claimed ahead: fetching one in between costs less than keeping it from an idle worker."""
+
+
 class SandboxPool:
     """The worker's engine slots: each a sandbox, used by one document at a time."""
 
     def __init__(self, make: Callable[[Path], Sandbox], slots: int, scratch: Path) -> None:
         self.documents = slots + 2
+        self._quick = False
+        """The last document took little time: the next ones may be fetched meanwhile."""
         self.notes: list[str] = []
         self._all: list[Sandbox] = []
         self._moved = threading.Condition()
@@ -93,6 +104,11 @@ class SandboxPool:
             sandbox = make(folder)
             self._all.append(sandbox)
             self._free.put((sandbox, folder))
+
+    @property
+    def in_hand(self) -> int:
+        """One for each sandbox; two more while they take no longer than fetching and publishing is worth."""
+        return self.documents if self._quick else len(self._all)
 
     def start(self) -> None:
         """Spawn and warm all children without waiting."""
@@ -131,6 +147,7 @@ class SandboxPool:
                 journal.begin()
                 result = sandbox.convert(local, theirs, passwords, on_page, journal)
                 seconds = time.monotonic() - begun
+                self._quick = seconds < QUICK_SECONDS
                 # Copied, not moved, before the slot goes to the next document: the child may hold its files open.
                 kept = []
                 with local_disk():

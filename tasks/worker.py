@@ -51,6 +51,8 @@ NOTICE_SECONDS = 75.0
 """The same after a Spot notice: the machine goes two minutes after it, and the worker has to be out after 90 s."""
 LAST_SECONDS = 30.0
 """Of a notice's time, kept for giving back, flushing and ending."""
+ROOM_SECONDS = 0.1
+"""How often a life whose hands are full looks whether it may claim another document."""
 LONG_SECONDS = 120.0
 """Longer documents are not begun after a rebalance recommendation: a notice may follow, and leaves as long."""
 
@@ -124,6 +126,8 @@ class Worker:
         self._finished = threading.Event()
         self._kill_at = float("inf")
         self._rebalance = False
+        self._claimed = 0
+        """Documents that are claimed and not done."""
         self._stage: Callable[[Stage], None] = lambda stage: None
         # Reentrant: a signal handler may call `drain` while its own thread holds it.
         self._lock = threading.RLock()
@@ -352,6 +356,7 @@ class Worker:
                         self._pool.refresh()
                     # Alone to its end: the next document waits for the room that it gives back.
                     places = 1 + others
+                    self._count_claimed(1)
                     future = pool.submit(self._one, row, claim, suspicion)
                     future.add_done_callback(lambda done, places=places: self._after(done, room, places))
                 else:
@@ -360,11 +365,16 @@ class Worker:
             raise self._error
 
     def _after(self, done: Future[None], room: threading.Semaphore, places: int) -> None:
+        self._count_claimed(-1)
         error = done.exception()
         if error is not None and self._error is None:
             self._error = error
             self.drain(f"{type(error).__name__}: {error}")
         room.release(places)
+
+    def _count_claimed(self, change: int) -> None:
+        with self._lock:
+            self._claimed += change
 
     def _claim(self, row: Row, n: int, *, alone: bool) -> Claim | None:
         """Take the document, if no other life was faster."""
@@ -380,6 +390,8 @@ class Worker:
         while self._stopping is None and self._pool is not None:
             if not self._pulse.may_claim():
                 self._finished.wait(1.0)
+            elif self._claimed >= self._pool.in_hand:
+                self._finished.wait(ROOM_SECONDS)
             elif self._pool.appetite(1.0):
                 break
         if self._rebalance:

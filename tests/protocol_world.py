@@ -237,7 +237,7 @@ class Port:
 class EnginePool:
     """An engine that takes a second for a page, and dies with its worker of documents that are poison."""
 
-    documents = 2
+    documents = in_hand = 2
     notes: tuple[str, ...] = ()
 
     def __init__(self, actor: Actor) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import lives_kit
 import pytest
 from lives_kit import LOG, Case, Cases, Faults, Kind, cases, documents, ends_somehow, fence_all, quick
 
@@ -583,3 +584,29 @@ def test_what_a_former_holder_settled_is_its_own_to_count(
     assert "Converted" not in caplog.text
     assert case.records(spec) == before
     assert case.check_published_once(spec).converted == 3
+
+
+def test_what_may_take_long_is_not_kept_from_others(new_case: Cases, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two documents are claimed ahead only once one was quick; a long one's worker holds nothing else."""
+    case = new_case({f"{name}.pdf": f"%PDF-dummy seconds=0.3\n{name}".encode() for name in "abcdef"})
+    spec = case.plan().spec
+    held: list[int] = []
+    convert = lives_kit.InProcess.convert
+
+    def looking(self: lives_kit.InProcess, *given: Any) -> Any:
+        found = convert(self, *given)
+        claims = [info.key for info in case.runs.list(paths.claims(spec.run_id, 0)) if info.key.endswith("/0")]
+        held.append(len(claims) - len(held))
+        return found
+
+    monkeypatch.setattr(lives_kit.InProcess, "convert", looking)
+    monkeypatch.setattr("tasks.pool.QUICK_SECONDS", 0.1)
+    case.live(spec)
+    assert held == [1] * 6
+    case = new_case({f"{name}.pdf": f"%PDF-dummy seconds=0.3\n{name}".encode() for name in "abcdef"})
+    spec = case.plan().spec
+    held.clear()
+    monkeypatch.setattr("tasks.pool.QUICK_SECONDS", 10.0)
+    case.live(spec)
+    assert held[0] == 1
+    assert max(held) > 1

@@ -219,6 +219,11 @@ class DolphinPool:
             # Whoever removes the folder must not do so below a page that still writes to it.
             wait(pages)
 
+    @property
+    def in_hand(self) -> int:
+        """As many as there may be: what is claimed is rendered at once, and `appetite` counts what is not."""
+        return self.documents
+
     def appetite(self, timeout: float) -> bool:
         """Whether another document is wanted: as soon as not many wait to be rendered. Waits for it up to `timeout` seconds.
 
