@@ -11,7 +11,8 @@ import urllib.error
 import urllib.request
 
 import httpx
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.context import FlowRunContext
 from prefect.exceptions import PrefectException
 from prefect.settings import get_current_settings
@@ -24,6 +25,19 @@ def current_flow_run() -> FlowRun | None:
     """The flow run that the caller is part of, None outside of one."""
     context = FlowRunContext.get()
     return context.flow_run if context is not None else None
+
+
+def being_cancelled() -> bool:
+    """Whether somebody cancelled the flow run that the caller is part of; False where nobody answers."""
+    own = current_flow_run()
+    if own is None:
+        return False
+    try:
+        with get_client(sync_client=True) as client:
+            state = client.read_flow_run(own.id).state
+    except LOST:
+        return False
+    return state is not None and state.type in (StateType.CANCELLING, StateType.CANCELLED)
 
 
 def hush() -> None:

@@ -14,10 +14,10 @@ from typing import Any
 from prefect import Flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.exceptions import TerminationSignal
-from prefect.states import Completed, Failed
+from prefect.states import Cancelled, Completed, Failed
 
 from tasks.account import conclude, left_to_do, reconcile_run
-from tasks.api import current_flow_run
+from tasks.api import being_cancelled, current_flow_run
 from tasks.artifacts import RunProgress, name_flow_run, publish_run
 from tasks.canary import Canary, Waiting, keep_verdict, read_verdict
 from tasks.cores import usable_cores
@@ -268,6 +268,8 @@ class Conversion:
         self._supervision: Supervision | None = None
         self._shown: RunProgress | None = None
         self._stopped: str | None = None
+        self.cancelled = False
+        """Its flow run was cancelled: in the UI, or through the API."""
 
     def stop(self, reason: str) -> None:
         """Drain the workers and end."""
@@ -338,6 +340,7 @@ class Conversion:
             )
             if report.remaining == 0 and report.state is not RunState.STOPPED:
                 _sweep(runs, spec.run_id)
+        self.cancelled = self.cancelled or (report.state is RunState.STOPPED and being_cancelled())
         for name in left:
             log.warning("Still running, and it may cost money: %s", name)
         publish_run(report, result, runs.url, log)
@@ -395,7 +398,8 @@ class Conversion:
                     supervision.kill()
                     killed = True
                 # A cancelled parent drains its children itself: Prefect's server would take a minute to tell them.
-                self.stop("interrupted")
+                self.cancelled = being_cancelled()
+                self.stop("cancelled" if self.cancelled else "interrupted")
 
 
 def _sweep(runs: Store, run_id: str) -> None:
@@ -406,9 +410,11 @@ def _sweep(runs: Store, run_id: str) -> None:
         _log.warning("%s", failure)
 
 
-def final_state(report: Report) -> Any:
+def final_state(report: Report, *, cancelled: bool = False) -> Any:
     """The parent flow run's state: named so that the UI says what happened."""
     message = report.why or f"{report.converted} converted, {report.skipped} skipped"
+    if cancelled:
+        return Cancelled(message=message)
     if report.state in (RunState.FAILED, RunState.STOPPED):
         return Failed(name=report.state.value, message=message)
     return Completed(name=report.state.value, message=message)

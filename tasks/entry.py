@@ -87,7 +87,7 @@ def _run(options: Options, log: Log, child: Flow[..., Any], selection: Selection
         log.error("%s", error)  # noqa: TRY400 - one line is what a person needs
         return Failed(name="Stopped", message=str(error))
     hooks.report = report
-    return final_state(report)
+    return final_state(report, cancelled=conversion.cancelled)
 
 
 def _refused(hooks: Hooks, log: Log, error: UsageError) -> Any:
