@@ -108,6 +108,10 @@ def test_cancelling_the_parent_drains_its_workers_within_seconds(
     with capsys.disabled():
         print(f"\ncancelled: workers drained after {drained:.1f} s, the parent ended after {ended:.1f} s")
     assert drained < CANCEL_SECONDS
+    assert api.run(parent)["state_type"] == "CANCELLED"
+    said = "\n".join(entry["message"] for entry in api.post("logs/filter", logs={"flow_run_id": {"any_": [parent]}}))
+    assert "Stopping: cancelled" in said
+    assert "Traceback" not in said
     assert all(life.fence is None for life in view.lives()), view.lives()
     wait_for(
         "the workers' flow runs to end",

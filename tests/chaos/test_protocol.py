@@ -324,6 +324,11 @@ def _set(owner: Any, name: str, value: Any) -> Callable[[Patch], None]:
     return lambda patch: patch.setattr(owner, name, value)
 
 
+def _copies(patch: Patch) -> None:
+    patch.setattr(Watch, "fence_outlived", lambda self: [])
+    patch.setattr(Supervision, "_fence_copies", lambda self: None)
+
+
 MUTANTS: dict[str, tuple[str, Callable[[Patch], None], type[Protocol]]] = {
     "plain PUT": (r"promise [123]", _set(Protocol, "make", Overwriting), RACES),
     "no fence before a relaunch": (
@@ -343,11 +348,7 @@ MUTANTS: dict[str, tuple[str, Callable[[Patch], None], type[Protocol]]] = {
         ORPHANS,
     ),
     "blame for lost machines": (r"promise 6", _set(Loss, "blames", property(lambda self: True)), LOST),
-    "of a flow run executed twice both lives go on": (
-        r"promise 5.*documents left",
-        _set(Watch, "fence_outlived", lambda self: []),
-        Protocol,
-    ),
+    "of a flow run executed twice both lives go on": (r"promise 5.*documents left", _copies, Protocol),
 }
 
 
