@@ -18,6 +18,7 @@ from types import FrameType
 import httpx
 
 from deployments import keeper
+from deployments.deploying import deploy_all
 from deployments.server import PrefectServer, server_settings
 from tasks.corpus.failures import PdfFlowsError, UsageError
 
@@ -26,7 +27,6 @@ PARENTS_POOL = "pdf-flows-parents"
 WORKERS_POOL = "pdf-flows-workers"
 POOL_TYPE = "process"
 
-DEPLOY_SECONDS = 300.0
 PAUSES = (1.0, 2.0, 5.0, 15.0, 30.0)
 """Before a worker that died is started again; the last one for every further time."""
 STEADY_SECONDS = 120.0
@@ -58,7 +58,7 @@ def up(*, workers_limit: int | None = None, root: Path = ROOT) -> int:
         if server.own:
             _close_left_runs()
         environment = _environment(root)
-        _deploy(root, environment)
+        deploy_all(root, environment)
         workers = [
             PoolWorker(PARENTS_POOL, environment, settings.home / "worker-parents.log"),
             PoolWorker(WORKERS_POOL, environment, settings.home / "worker-workers.log"),
@@ -202,32 +202,6 @@ def _make_pools(api: str, workers_limit: int | None) -> None:
                     client.update_work_pool(name, WorkPoolUpdate(concurrency_limit=limit))
     except httpx.HTTPError as error:
         raise PdfFlowsError(f"the work pools could not be made at {api}: {error}") from error
-
-
-def _deploy(root: Path, environment: dict[str, str]) -> None:
-    words = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
-    try:
-        done = subprocess.run(
-            words,
-            cwd=root,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=DEPLOY_SECONDS,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise PdfFlowsError(f"prefect deploy --all in {root} took more than {DEPLOY_SECONDS:g} s") from error
-    # A deployment that fails is a warning in the output and no bad status when others went through.
-    lines = [line for line in (done.stdout + "\n" + done.stderr).splitlines() if line.strip()]
-    failed = [line for line in lines if _is_error(line)]
-    if done.returncode or failed:
-        reason = " ".join((failed or lines or ["no reason given"])[-1].split())
-        raise PdfFlowsError(f"prefect deploy --all in {root} failed (status {done.returncode}): {reason}")
-
-
-def _is_error(line: str) -> bool:
-    return any(word in line for word in ("Error", "error:", "not found", "Skipping deployment", "Failed"))
 
 
 @contextlib.contextmanager

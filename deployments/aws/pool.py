@@ -11,8 +11,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from deployments.aws.account import TAG
 from deployments.aws.errors import AwsError
-from tasks.corpus.failures import UsageError
+from deployments.deploying import deploy_all
+from tasks.corpus.failures import PdfFlowsError, UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGE_ROOT = "/opt/pdf-flows"
@@ -30,7 +29,6 @@ WORKERS_POOL, WORKERS_TYPE = "pdf-flows-workers", "ecs"
 PARENTS_POOL, PARENTS_TYPE = "pdf-flows-parents", "process"
 CONTAINER = "prefect"
 """The only container name whose exit status Prefect's observer goes by."""
-DEPLOY_SECONDS = 300.0
 
 OF_THE_TASK_DEFINITION = (
     "family",
@@ -219,7 +217,6 @@ def deploy(
 
     Raises AwsError with Prefect's reason.
     """
-    words = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
     environment = {
         **os.environ,
         **environment,
@@ -228,24 +225,9 @@ def deploy(
         "PYTHONPATH": os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])]),
     }
     try:
-        done = subprocess.run(
-            words,
-            cwd=root,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=DEPLOY_SECONDS,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise AwsError(f"prefect deploy --all took more than {DEPLOY_SECONDS:g} s") from error
-    lines = [line for line in (done.stdout + "\n" + done.stderr).splitlines() if line.strip()]
-    # A deployment that fails is a warning in the output and no bad status when others went through.
-    failed = [line for line in lines if re.search(r"Error|error:|not found|not exist|Skipping deployment|Failed", line)]
-    if done.returncode or failed:
-        reason = " ".join((failed or lines or ["no reason given"])[-1].split())
-        raise AwsError(f"prefect deploy --all failed (status {done.returncode}): {reason}")
+        deploy_all(root, environment)
+    except PdfFlowsError as error:
+        raise AwsError(str(error)) from error
     filled = _fill(defaults_of(outputs, parameters or {}), environment)
     return f"deployed{', with ' + filled if filled else ''}"
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+import uuid
 from collections.abc import Callable
 from typing import Protocol
 
@@ -54,6 +55,8 @@ class Record(BaseModel):
     """Counts the writes, on through all parents of the run: workers of a run with a budget claim while it advances."""
     written: float = 0.0
     """Wall clock of the parent's host, seconds since 1970: the next parent measures the gap with it."""
+    writer: str = ""
+    """Of the parent that wrote it: one whose answer was lost knows its own record again."""
     spent: float = 0.0
     """USD, for readers; the sum of the rest."""
     spend: Spend = Spend()
@@ -85,6 +88,7 @@ class SpendBook:
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._records, self._prefix, self._clock, self._wall = records, prefix, clock, wall
+        self._writer = uuid.uuid4().hex
         data = records.read(self._key)
         record = Record() if data is None else _parse(data, self._key)
         self.counter = record.counter
@@ -113,8 +117,11 @@ class SpendBook:
         Raises Overtaken.
         """
         data = self._records.read(self._key)
-        if data is not None and _parse(data, self._key).counter > self.counter:
-            raise Overtaken(f"{self._key} is another parent's by now: this one writes it no more")
+        found = Record() if data is None else _parse(data, self._key)
+        if found.counter > self.counter:
+            if found.writer != self._writer:
+                raise Overtaken(f"{self._key} is another parent's by now: this one writes it no more")
+            self.counter = found.counter  # written, and the answer was lost
         now = self.now
         self.spend.at = now
         left = self.spend.model_copy(deep=True)
@@ -124,7 +131,12 @@ class SpendBook:
             name = hashlib.sha256(f"{closed.rental.machine.id}/{closed.rental.since:.3f}".encode()).hexdigest()[:24]
             self._records.create(f"{self._prefix}rentals/{name}.jsonl", line)
         record = Record(
-            counter=self.counter + 1, written=self._wall(), spent=left.spent(now), spend=left, memory=self.memory
+            counter=self.counter + 1,
+            written=self._wall(),
+            writer=self._writer,
+            spent=left.spent(now),
+            spend=left,
+            memory=self.memory,
         )
         self._records.put(self._key, record.model_dump_json(exclude_defaults=True).encode())
         self.counter, self.spend = record.counter, left

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aws_kit import REGION, call, stubbed
 from botocore import exceptions as boto
 from botocore.parsers import ResponseParserError
-from test_aws_kit import REGION, call, stubbed
 
 from deployments.aws import image_build, links, rates, running
 from deployments.aws.account import Account

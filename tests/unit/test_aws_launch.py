@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aws_kit import REGION, Cloud, call, json_of, own_account
 from botocore.exceptions import ClientError
 from conftest import MotoS3
 from hypothesis import given
 from hypothesis import strategies as st
-from test_aws_kit import REGION, Cloud, call, json_of, own_account
 
 from deployments.aws import launch
 from deployments.aws.account import Account

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from aws_kit import Cloud, call, json_of, own_account
 from conftest import MotoS3
-from test_aws_kit import Cloud, call, json_of, own_account
 
 from deployments.aws import logs
 from deployments.aws.logs import Wanted

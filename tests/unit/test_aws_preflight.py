@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aws_kit import REGION, Cloud, call, json_of, own_account, stubbed, template
 from conftest import MotoS3
 from hypothesis import given
 from hypothesis import strategies as st
-from test_aws_kit import REGION, Cloud, call, json_of, own_account, stubbed, template
 
 from deployments.aws import (
     buckets,

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aws_kit import REGION, Cloud, call, json_of, own_account, stubbed, template
 from conftest import MotoS3
-from test_aws_kit import REGION, Cloud, call, json_of, own_account, stubbed, template
 
 from deployments.aws import fleet_state, running, scale_in, stop, template_store
 from deployments.aws.account import Account

@@ -17,8 +17,8 @@ from uuid import UUID, uuid4
 
 import httpx
 import pytest
+from aws_kit import REGION, Cloud, call, own_account, stubbed
 from conftest import MotoS3
-from test_aws_kit import REGION, Cloud, call, own_account, stubbed
 
 from deployments.aws import ecs_tasks, stop, tunnel, up
 from deployments.aws.account import Account

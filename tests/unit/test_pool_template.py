@@ -337,5 +337,5 @@ def test_what_prefect_refuses_is_one_line(api: str) -> None:
     httpx.post(f"{api}/work_pools/", json={"name": "x", "type": "process"}, timeout=30)
     with pytest.raises(PdfFlowsError, match=r"does not do what it is asked"):
         make_pool(OUTPUTS, {"PREFECT_API_URL": "http://127.0.0.1:9/api"})
-    with pytest.raises(PdfFlowsError, match=r"deploy --all failed"):
+    with pytest.raises(PdfFlowsError, match=r"deploy --all in .+ failed \(status \d+\): ."):
         deploy(OUTPUTS, {"PREFECT_API_URL": "http://127.0.0.1:9/api"})

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.fleet.book import BadRecord, SpendBook
+from tasks.fleet.book import BadRecord, Overtaken, SpendBook
 from tasks.fleet.budget import Memory
 from tasks.fleet.machine import Lifecycle, Machine
 from tasks.fleet.prices import FixedPrices
@@ -234,6 +234,28 @@ def test_a_write_that_fails_leaves_nothing_out() -> None:
     assert len(lines) == 1
     assert book.spend.rentals == {}
     assert book.spend.spent(10_000) == pytest.approx(600 * 1.1 / HOUR)
+
+
+def test_a_write_whose_answer_was_lost_is_no_other_parents(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept, clock = Kept(), Clock()
+    book = SpendBook(kept, "s/", orphan_seconds=600, clock=clock, wall=clock)
+    assert book.write() == 1
+    put = kept.put
+
+    def lost(key: str, data: bytes) -> None:
+        put(key, data)
+        raise OSError("the answer is lost")
+
+    monkeypatch.setattr(kept, "put", lost)
+    for _ in range(2):
+        with pytest.raises(OSError, match="lost"):
+            book.write()
+    monkeypatch.setattr(kept, "put", put)
+    assert book.write() == 4
+    heir = SpendBook(kept, "s/", orphan_seconds=600, clock=clock, wall=clock)
+    heir.write()
+    with pytest.raises(Overtaken):
+        book.write()
 
 
 def test_an_own_machines_pause_between_two_starts_is_not_the_runs() -> None:
