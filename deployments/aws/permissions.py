@@ -11,55 +11,89 @@ from pydantic import BaseModel, ConfigDict
 from deployments.aws.account import Account, Identity
 from deployments.aws.errors import DENIED, code_of, message_of
 from deployments.aws.findings import Finding
+from deployments.aws.operating import Ask, asks
+from deployments.aws.stack import Stack
 
 CREDENTIALS = "credentials"
 NAME = "permissions"
 MANAGED = (
+    "autoscaling:DescribeAutoScalingGroups",
+    "autoscaling:SetInstanceProtection",
+    "autoscaling:UpdateAutoScalingGroup",
     "cloudformation:CreateStack",
-    "cloudformation:UpdateStack",
     "cloudformation:DeleteStack",
+    "cloudformation:DescribeStackEvents",
     "cloudformation:DescribeStacks",
-    "ec2:RunInstances",
-    "ec2:TerminateInstances",
+    "cloudformation:GetTemplate",
+    "cloudformation:ListStackResources",
+    "cloudformation:UpdateStack",
+    "codebuild:BatchGetBuilds",
+    "codebuild:StartBuild",
+    "ec2:DescribeAddresses",
+    "ec2:DescribeImages",
     "ec2:DescribeInstances",
-    "ec2:DescribeSpotPriceHistory",
+    "ec2:DescribeNatGateways",
+    "ec2:DescribeSubnets",
+    "ec2:DescribeVolumes",
+    "ec2:DescribeVpcEndpoints",
+    "ec2:TerminateInstances",
+    "ecr:BatchDeleteImage",
+    "ecr:DescribeImages",
+    "ecr:ListImages",
+    "ecs:DescribeTasks",
+    "ecs:ListContainerInstances",
+    "ecs:ListTasks",
+    "ecs:StopTask",
+    "ecs:UpdateContainerInstancesState",
+    "iam:DetachGroupPolicy",
+    "iam:DetachRolePolicy",
+    "iam:DetachUserPolicy",
+    "iam:ListEntitiesForPolicy",
+    "s3:AbortMultipartUpload",
+    "s3:CreateBucket",
+    "s3:DeleteBucket",
+    "s3:DeleteObject",
+    "s3:ListBucket",
+    "s3:ListBucketVersions",
+    "s3:ListMultipartUploads",
+    "s3:PutBucketTagging",
+    "s3:PutObject",
+    "logs:DescribeLogGroups",
+    "secretsmanager:GetSecretValue",
+    "ssm:GetParameter",
+    "ssm:StartSession",
+    "ssm:TerminateSession",
+    "tag:GetResources",
+    # And what CloudFormation does in the caller's name.
+    "autoscaling:CreateAutoScalingGroup",
+    "autoscaling:CreateOrUpdateTags",
+    "budgets:ModifyBudget",
+    "codebuild:CreateProject",
     "ec2:CreateLaunchTemplate",
     "ec2:CreateTags",
-    "autoscaling:CreateAutoScalingGroup",
-    "autoscaling:UpdateAutoScalingGroup",
-    "autoscaling:CreateOrUpdateTags",
-    "autoscaling:SetInstanceProtection",
-    "ecs:CreateCluster",
-    "ecs:CreateCapacityProvider",
-    "ecs:RegisterTaskDefinition",
-    "ecs:ListTasks",
-    "ecs:DescribeTasks",
-    "ecs:StopTask",
+    "ec2:RunInstances",
     "ecr:CreateRepository",
-    "ecr:DescribeImages",
-    "iam:CreateRole",
-    "iam:PutRolePolicy",
-    "iam:PassRole",
+    "ecs:CreateCapacityProvider",
+    "ecs:CreateCluster",
+    "ecs:RegisterTaskDefinition",
+    "events:PutRule",
+    "events:PutTargets",
     "iam:CreateInstanceProfile",
-    "logs:CreateLogGroup",
-    "logs:PutRetentionPolicy",
-    "logs:FilterLogEvents",
-    "s3:CreateBucket",
-    "s3:ListBucket",
-    "s3:PutObject",
+    "iam:CreateRole",
+    "iam:PassRole",
+    "iam:PutRolePolicy",
     "sns:CreateTopic",
     "sns:Subscribe",
     "sqs:CreateQueue",
-    "events:PutRule",
-    "events:PutTargets",
-    "budgets:ModifyBudget",
-    "codebuild:CreateProject",
-    "codebuild:StartBuild",
-    "servicequotas:GetServiceQuota",
-    "ssm:GetParameter",
-    "ssm:StartSession",
 )
-"""What `up`, `status`, `stop` and `down` need (docs/aws-commands.md)."""
+"""What `up` and `down` need; of what CloudFormation does, the foremost. A test reads the rest from the source."""
+
+
+class Task(StrEnum):
+    """What somebody wants to do."""
+
+    SET_UP = "make, change and delete the stack"
+    OPERATE = "operate the stack that is there"
 
 
 class Evidence(StrEnum):
@@ -78,6 +112,7 @@ class Rights(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     evidence: Evidence
+    task: Task = Task.SET_UP
     asked: int = 0
     """How many actions were asked about."""
     missing: tuple[str, ...] = ()
@@ -94,8 +129,11 @@ def judge_identity(identity: Identity, region: str) -> Finding:
     return Finding.ok(CREDENTIALS, words)
 
 
-def read(account: Account, actions: Sequence[str] = MANAGED) -> Rights:
+def read(account: Account, stack: Stack | None = None) -> Rights:
     """Ask IAM's simulator; where that is not allowed, let EC2 check a RunInstances that it does not do.
+
+    Args:
+        stack: what is to be operated; None asks about making one.
 
     Raises boto3's errors where AWS does not answer at all.
     """
@@ -103,11 +141,16 @@ def read(account: Account, actions: Sequence[str] = MANAGED) -> Rights:
     from botocore.parsers import ResponseParserError
 
     identity = account.identity
+    if stack is None:
+        task, wanted = Task.SET_UP, (Ask(actions=MANAGED),)
+    else:
+        task, wanted = Task.OPERATE, asks(identity, account.region, account.project, stack)
+    asked = sum(len(ask.actions) for ask in wanted)
     if identity.root:
-        return Rights(evidence=Evidence.SIMULATED, asked=len(actions))  # the root user may do everything
+        return Rights(evidence=Evidence.SIMULATED, task=task, asked=asked)  # the root user may do everything
     try:
-        missing = _simulated(account, identity, actions)
-        return Rights(evidence=Evidence.SIMULATED, asked=len(actions), missing=tuple(missing))
+        missing = _simulated(account, identity, wanted)
+        return Rights(evidence=Evidence.SIMULATED, task=task, asked=asked, missing=tuple(missing))
     except ClientError as error:
         why = f"{error.operation_name}: {code_of(error)}"
     except ResponseParserError:
@@ -115,20 +158,29 @@ def read(account: Account, actions: Sequence[str] = MANAGED) -> Rights:
     return dry_run(account, why)
 
 
-def _simulated(account: Account, identity: Identity, actions: Sequence[str]) -> list[str]:
+def _simulated(account: Account, identity: Identity, wanted: Sequence[Ask]) -> list[str]:
     iam = account.client("iam")
     arn = identity.arn
     if identity.role_name is not None:
         # The session's ARN has no path; the role's own may have one (AWS SSO's do).
         arn = iam.get_role(RoleName=identity.role_name)["Role"]["Arn"]
-    asked: dict[str, Any] = {"PolicySourceArn": arn, "ActionNames": list(actions)}
     missing: list[str] = []
-    while True:
-        answer = iam.simulate_principal_policy(**asked)
-        missing += [r["EvalActionName"] for r in answer["EvaluationResults"] if r["EvalDecision"] != "allowed"]
-        if not answer.get("IsTruncated"):
-            return missing
-        asked["Marker"] = answer["Marker"]
+    for ask in wanted:
+        asked: dict[str, Any] = {"PolicySourceArn": arn, "ActionNames": list(ask.actions)}
+        if ask.resource != "*":
+            asked["ResourceArns"] = [ask.resource]
+        if ask.context:
+            asked["ContextEntries"] = [
+                {"ContextKeyName": key, "ContextKeyValues": [value], "ContextKeyType": "string"}
+                for key, value in ask.context.items()
+            ]
+        while True:
+            answer = iam.simulate_principal_policy(**asked)
+            missing += [r["EvalActionName"] for r in answer["EvaluationResults"] if r["EvalDecision"] != "allowed"]
+            if not answer.get("IsTruncated"):
+                break
+            asked["Marker"] = answer["Marker"]
+    return missing
 
 
 def dry_run(account: Account, why: str = "", **request: Any) -> Rights:
@@ -164,10 +216,13 @@ def judge(rights: Rights) -> Finding:
         shown = ", ".join(rights.missing[:8]) + (
             f" and {len(rights.missing) - 8} more" if len(rights.missing) > 8 else ""
         )
-        remedy = "let an administrator allow them (docs/aws-commands.md has the list), or use other credentials"
+        remedy = (
+            "let an administrator allow them (deployments/aws/permissions.py has the list), or use other credentials"
+        )
         return Finding.fail(NAME, f"missing: {shown} ({rights.evidence})", remedy)
     if rights.evidence is Evidence.SIMULATED:
-        return Finding.ok(NAME, f"all {rights.asked} actions asked about are allowed ({rights.evidence})")
+        words = f"all {rights.asked} actions to {rights.task} are allowed ({rights.evidence})"
+        return Finding.ok(NAME, words)
     if rights.evidence is Evidence.DRY_RUN:
         words = f"ec2:RunInstances is allowed ({rights.evidence}); the other permissions could not be asked for"
         return Finding.warn(NAME, words, f"allow iam:SimulatePrincipalPolicy to know them ({rights.words})")

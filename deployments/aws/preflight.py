@@ -79,11 +79,13 @@ def preflight(account: Account, asked: Asked, *, now: datetime | None = None) ->
         )
         skipped = [Finding.skipped(name, "needs credentials") for name in names]
         return Preflight(findings=(*found, *skipped), plan=asked.plan)
-    found.append(_asked(permissions.NAME, lambda: permissions.judge(permissions.read(account))))
-    found.append(_asked(REGION, lambda: _region(account, asked.plan)))
     stacks: list[Stack | None] = []
-    found.append(_asked(STACK, lambda: _stack(account, stacks)))
+    about_stack = _asked(STACK, lambda: _stack(account, stacks))
     stack = stacks[0] if stacks else None
+    operated = stack if about_stack.state == "OK" else None
+    found.append(_asked(permissions.NAME, lambda: permissions.judge(permissions.read(account, operated))))
+    found.append(_asked(REGION, lambda: _region(account, asked.plan)))
+    found.append(about_stack)
     plan = asked.plan
     found.append(_asked(quota.NAME, lambda: quota.judge(quota.read(account), plan.workers, plan.types, account.region)))
     ranked: list[Ranked] = []

@@ -106,7 +106,7 @@ def test_missing_permissions_are_named() -> None:
     assert said(permissions.judge(rights)) == (
         State.FAIL,
         "missing: ec2:RunInstances, iam:PassRole (simulated by IAM)",
-        "let an administrator allow them (docs/aws-commands.md has the list), or use other credentials",
+        "let an administrator allow them (deployments/aws/permissions.py has the list), or use other credentials",
     )
 
 

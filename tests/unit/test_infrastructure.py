@@ -22,6 +22,7 @@ from imds_server import ACTION, REBALANCE, ImdsServer, imds_server
 from moto import mock_aws
 from template_kit import TEMPLATE, Rendered, heredoc, load
 
+from deployments.aws.stack import LARGEST_BYTES
 from deployments.up import PARENTS_POOL, WORKERS_POOL
 from tasks.conversion import on_demand_variables
 from tasks.fleet.notice import FILE, FILE_VARIABLE, REBALANCE_FILE
@@ -83,8 +84,9 @@ def tags(item: dict[str, Any]) -> dict[str, str]:
 # --- the template as such
 
 
-def test_it_is_small_enough_to_be_given_without_a_bucket() -> None:
-    assert len(TEMPLATE.read_bytes()) <= 51_200
+def test_it_is_small_enough_for_cloudformation() -> None:
+    """AWS documentation, CloudFormation quotas: 51,200 bytes inline, 1 MB from a bucket."""
+    assert len(TEMPLATE.read_bytes()) <= LARGEST_BYTES
 
 
 def test_cfn_lint_has_no_finding_in_four_regions() -> None:
