@@ -1,4 +1,4 @@
-"""What the commands of `pdf-flows aws` call, read from their source: preflight asks about just that, and the operator role allows it."""
+"""What the commands of `pdf-flows aws` call, read from their source: preflight asks about just that, the operator may do it."""
 
 from __future__ import annotations
 
