@@ -141,9 +141,9 @@ def read(account: Account, stack: Stack | None = None) -> Rights:
     from botocore.parsers import ResponseParserError
 
     identity = account.identity
-    if stack is None:
-        task, wanted = Task.SET_UP, (Ask(actions=MANAGED),)
-    else:
+    task = Task.SET_UP
+    wanted: tuple[Ask, ...] = (Ask(actions=MANAGED),)
+    if stack is not None:
         task, wanted = Task.OPERATE, asks(identity, account.region, account.project, stack)
     asked = sum(len(ask.actions) for ask in wanted)
     if identity.root:
