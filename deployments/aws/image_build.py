@@ -18,7 +18,7 @@ from deployments.aws.errors import AwsError
 from tasks.corpus.failures import UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = ("deployments", "flows", "requirements", "tasks", "worker_image")
+FOLDERS = ("deployments", "flows", "requirements", "samples", "tasks", "worker_image")
 FILES = ("pyproject.toml", "prefect.yaml", "README.md", "LICENSE", "Makefile", ".dockerignore")
 """What the image is made of: nothing else of the clone goes to the account, tests and local files least of all."""
 LARGEST_MB = 50.0
@@ -36,10 +36,13 @@ class Built(BaseModel):
 
 
 def source_zip(root: Path = ROOT) -> bytes:
-    """The clone's files that the image needs, tracked by git or not, without what git ignores. Raises UsageError."""
+    """The clone's files that the image needs, as they lie there, of those that git tracks: what else lies beside them may hold secrets.
+
+    Raises UsageError.
+    """
     try:
         listed = subprocess.run(
-            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *FOLDERS, *FILES],
+            ["git", "ls-files", "-z", "--cached", "--", *FOLDERS, *FILES],
             cwd=root,
             capture_output=True,
             check=True,

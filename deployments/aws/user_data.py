@@ -150,8 +150,17 @@ login() {{
 SCRIPT = """\
 #!/bin/bash
 # pdf-flows worker {worker}: one container, then this machine ends itself.
-# First of all: whatever happens below, the machine is gone after its longest time (it terminates on shutdown).
+# First of all: whatever happens below, the machine is gone after its longest time (it terminates on shutdown). A reboot would forget that
+# time, and start no container: it ends the machine.
 shutdown -h +{minutes}
+cat > /etc/systemd/system/once.service << 'E'
+[Service]
+Type=oneshot
+ExecStart=/usr/bin/systemctl poweroff
+[Install]
+WantedBy=multi-user.target
+E
+systemctl enable once.service
 trap 'shutdown -h now' EXIT
 set -u
 say() {{ echo "pdf-flows: $*"; }}

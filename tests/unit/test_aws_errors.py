@@ -6,6 +6,7 @@ import io
 import subprocess
 import zipfile
 from datetime import UTC, datetime, timedelta
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -251,12 +252,24 @@ def test_source_is_what_the_image_needs_and_always_the_same(tmp_path: Path) -> N
         path.write_text(name)
     (tmp_path / ".gitignore").write_text("*.pyc\n")
     subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    subprocess.run(["git", "add", "."], cwd=tmp_path, check=True)
+    (tmp_path / "tasks" / "credentials.csv").write_text("mine")
     data = image_build.source_zip(tmp_path)
     names = zipfile.ZipFile(io.BytesIO(data)).namelist()
     assert names == ["pyproject.toml", "tasks/a.py", "worker_image/Dockerfile"]
     assert image_build.source_zip(tmp_path) == data
     with pytest.raises(UsageError, match="is no git clone"):
         image_build.source_zip(tmp_path / "nowhere")
+
+
+def test_source_has_all_that_the_dockerfile_copies() -> None:
+    """From the context, that is: not from other stages."""
+    names = zipfile.ZipFile(io.BytesIO(image_build.source_zip())).namelist()
+    text = (image_build.ROOT / "worker_image" / "Dockerfile").read_text().replace("\\\n", " ")
+    copied = [line.split()[1:-1] for line in text.splitlines() if line.startswith("COPY ") and "--from" not in line]
+    assert len(copied) > 8
+    for source in (name for words in copied for name in words):
+        assert any(fnmatch(name, source) or name.startswith(f"{source}/") for name in names), source
 
 
 def build_answers(*states: dict[str, Any]) -> list[tuple[str, Any, dict[str, Any] | None]]:

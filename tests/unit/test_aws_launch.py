@@ -84,7 +84,7 @@ esac""",
 
     def run(self, script: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            ["bash", "-c", script],
+            ["bash", "-c", script.replace("/etc/systemd/system", str(self.folder))],
             cwd=self.folder,
             env={"PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}"},
             capture_output=True,
@@ -106,7 +106,12 @@ def test_machine_runs_its_container_and_ends(tmp_path: Path) -> None:
     assert "pdf-flows: worker 3 ended with status 0" in done.stdout
     # The longest time is set before anything can fail, and the end is the machine's own.
     assert host.said("shutdown") == ["shutdown -h +2880", "shutdown -h now"]
-    assert host.calls.read_text().startswith("shutdown -h +2880\n")
+    assert host.calls.read_text().startswith("shutdown -h +2880\nsystemctl enable once.service\n")
+    # That time does not outlive a reboot, after which nothing would start the container: it is the end, too.
+    assert (
+        "ExecStart=/usr/bin/systemctl poweroff\n[Install]\nWantedBy=multi-user.target"
+        in (tmp_path / "once.service").read_text()
+    )
     assert host.said("docker")[0] == f"docker login --username AWS --password-stdin {REGISTRY}"
     container = host.container()
     assert container[0] == "run"

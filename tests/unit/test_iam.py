@@ -262,13 +262,15 @@ def test_prefects_worker_runs_the_stacks_task_only_in_its_cluster(rendered: Rend
     assert not allowed(given, "sqs:ReceiveMessage", f"arn:aws:sqs:{ACCOUNT}:pdf-flows-spot-events")
 
 
-def test_prefects_worker_brings_its_own_fleet_to_zero_and_no_other(rendered: Rendered) -> None:
-    given = statements(rendered, "PrefectWorkerRole")
+def test_machines_follow_prefects_tasks_and_the_operator_ends_them(rendered: Rendered) -> None:
+    """Prefect's role starts and stops tasks; ECS' managed scaling brings machines, and takes them away when they are idle."""
+    given, operator = statements(rendered, "PrefectWorkerRole"), statements(rendered, "OperatorRole")
+    assert not any(action.startswith("autoscaling:") for s in given for action in listed(s["Action"]))
     group = f"arn:aws:autoscaling:{ACCOUNT}:autoScalingGroup:0-1:autoScalingGroupName/pdf-flows-"
-    for action in ("SetDesiredCapacity", "TerminateInstanceInAutoScalingGroup"):
-        assert allowed(given, f"autoscaling:{action}", f"{group}spot")
-        assert allowed(given, f"autoscaling:{action}", f"{group}on-demand")
-        assert not allowed(given, f"autoscaling:{action}", f"{group}other")
+    for action in ("SetInstanceProtection", "UpdateAutoScalingGroup"):
+        assert allowed(operator, f"autoscaling:{action}", f"{group}spot")
+        assert allowed(operator, f"autoscaling:{action}", f"{group}on-demand")
+        assert not allowed(operator, f"autoscaling:{action}", f"{group}other")
     volume, mine = f"arn:aws:ec2:{ACCOUNT}:volume/vol-1", {"aws:ResourceTag/Name": "pdf-flows-control"}
     assert allowed(given, "ec2:AttachVolume", volume, mine) and not allowed(given, "ec2:AttachVolume", volume)
     assert not allowed(given, "ec2:TerminateInstances", f"arn:aws:ec2:{ACCOUNT}:instance/i-1", mine)

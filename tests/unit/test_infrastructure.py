@@ -357,6 +357,7 @@ def test_user_data_of_a_machine_writes_its_units_and_starts_them(machine: Path) 
     subprocess.run(["bash", "-euc", script], env=environment(machine), check=True)
     assert calls(machine) == [
         "systemctl enable --now dead-man.timer",
+        "systemctl is-active -q dead-man.timer",
         "systemctl enable --now --no-block spot-watch",
     ]
     units = machine / "etc/systemd/system"
@@ -368,6 +369,24 @@ def test_user_data_of_a_machine_writes_its_units_and_starts_them(machine: Path) 
     assert "ExecStart=/usr/bin/systemctl poweroff" in (units / "dead-man.service").read_text()
     assert os.access(machine / "usr/local/bin/spot-watch", os.X_OK)
     assert (machine / "var/lib/spot-notice").is_dir()
+
+
+def test_a_machine_without_its_timer_ends_all_the_same(machine: Path) -> None:
+    for folder in ("etc/systemd/system", "etc/ecs", "usr/local/bin", "var/lib"):
+        (machine / folder).mkdir(parents=True)
+    stand_in(machine, "systemctl", 'case "$1" in is-active) exit 3 ;; esac')
+    stand_in(machine, "shutdown")
+    script = moved(data(Rendered({"MaxHours": "3"}))["UserData"], machine)
+    subprocess.run(["bash", "-c", script], env=environment(machine), check=True)
+    assert "shutdown -h +180" in calls(machine)
+
+
+@pytest.mark.parametrize(
+    ("hours", "good"), [("1", 1), ("48", 1), ("720", 1), ("0", 0), ("721", 0), ("1.5", 0), ("1e1", 0), ("", 0)]
+)
+def test_hours_are_whole(hours: str, good: int) -> None:
+    """The machine's script reckons with them: a fraction took its timer away."""
+    assert bool(re.fullmatch(load()["Parameters"]["MaxHours"]["AllowedPattern"], hours)) == bool(good)
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd here")
@@ -597,12 +616,14 @@ def test_spot_notices_have_a_rule_and_a_queue(stack: Rendered) -> None:
 
 
 def test_only_the_rules_may_send_to_the_queues(stack: Rendered) -> None:
-    policy = stack.properties("QueuePolicy")
-    (statement,) = policy["PolicyDocument"]["Statement"]
-    assert statement["Principal"] == {"Service": "events.amazonaws.com"}
-    rules = [stack({"Fn::GetAtt": [name, "Arn"]}) for name in ("TaskRule", "SpotRule")]
-    assert statement["Condition"] == {"ArnEquals": {"aws:SourceArn": rules}}
-    assert len(policy["Queues"]) == 2
+    for name, queue, rule in (("EventsPolicy", "EventsQueue", "TaskRule"), ("SpotPolicy", "SpotQueue", "SpotRule")):
+        policy = stack.properties(name)
+        (statement,) = policy["PolicyDocument"]["Statement"]
+        assert statement["Principal"] == {"Service": "events.amazonaws.com"}
+        assert statement["Condition"] == {"ArnEquals": {"aws:SourceArn": stack({"Fn::GetAtt": [rule, "Arn"]})}}
+        # SQS refuses a policy that names another queue than the one that it is set on.
+        assert statement["Resource"] == stack({"Fn::GetAtt": [queue, "Arn"]})
+        assert policy["Queues"] == [stack({"Ref": queue})]
 
 
 # --- storage
