@@ -36,7 +36,7 @@ class Built(BaseModel):
 
 
 def source_zip(root: Path = ROOT) -> bytes:
-    """The clone's files that the image needs, as they lie there, of those that git tracks: what else lies beside them may hold secrets.
+    """The clone's files that the image needs, as they lie there, but only those that git tracks: others may hold secrets.
 
     Raises UsageError.
     """

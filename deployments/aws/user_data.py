@@ -150,8 +150,8 @@ login() {{
 SCRIPT = """\
 #!/bin/bash
 # pdf-flows worker {worker}: one container, then this machine ends itself.
-# First of all: whatever happens below, the machine is gone after its longest time (it terminates on shutdown). A reboot would forget that
-# time, and start no container: it ends the machine.
+# First of all: whatever happens below, the machine is gone after its longest time (it terminates on shutdown).
+# A reboot would forget that time, and start no container: it ends the machine.
 shutdown -h +{minutes}
 cat > /etc/systemd/system/once.service << 'E'
 [Service]
