@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import copy
 import json
-import os
 import re
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 import yaml
+from prefect_kit import pool_of, prefect, prefect_server
 
 from deployments.aws.pool import (
     PARENTS_POOL,
@@ -186,51 +183,15 @@ def test_form_defaults_are_the_stacks_buckets() -> None:
 
 # -- on a real server -----------------------------------------------------------------------------------------------
 
-SERVE = """
-import sys
-from deployments.server import PrefectServer, ServerSettings
-with PrefectServer.obtain(ServerSettings()) as server:
-    print(server.environment()["PREFECT_API_URL"], flush=True)
-    sys.stdin.read()
-"""
-
 
 @pytest.fixture(scope="module")
 def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A Prefect server of our own, with an own home in the environment; its API's address."""
-    home = tmp_path_factory.mktemp("pool")
+    """A Prefect server's API. No AWS there: deploying must do without."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith(("PREFECT_", "PDF_FLOWS_"))]:
-            patch.delenv(name)
-        # No AWS either: deploying must do without.
         for name in ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
             patch.delenv(name, raising=False)
-        patch.setenv("PDF_FLOWS_HOME", str(home))
-        patch.setenv("PDF_FLOWS_SERVER_LINGER", "1")
-        patch.setenv("PREFECT_HOME", str(home / "client"))
-        with subprocess.Popen(
-            [sys.executable, "-c", SERVE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        ) as server:
-            assert server.stdout is not None and server.stdin is not None
-            try:
-                url = server.stdout.readline().strip()
-                assert url.startswith("http")
-                yield url
-            finally:
-                server.stdin.close()
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    server.wait(60)
-
-
-def prefect(api: str, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "prefect", "--no-prompt", *words]
-    return subprocess.run(
-        command, env=dict(os.environ) | {"PREFECT_API_URL": api}, capture_output=True, text=True, timeout=120
-    )
-
-
-def pool_of(api: str, name: str) -> dict[str, Any]:
-    return dict(httpx.get(f"{api}/work_pools/{name}", timeout=30).raise_for_status().json())
+        with prefect_server(tmp_path_factory.mktemp("pool")) as found:
+            yield found
 
 
 @pytest.mark.slow
