@@ -17,8 +17,9 @@ def tell(text: str) -> None:
 
 
 def say(text: str) -> None:
-    """A line of the result, on stdout."""
+    """A line of the result, on stdout; at once, also where a pipe reads it."""
     sys.stdout.write(text + "\n")
+    sys.stdout.flush()
 
 
 def print_json(data: object) -> None:

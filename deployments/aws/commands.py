@@ -30,7 +30,8 @@ from tasks.corpus.failures import UsageError
 aws_app = App(
     name="aws",
     help="An AWS account as a place to convert: check it, set it up, watch it, stop it, and leave nothing behind. "
-    "Exit status: 0 done, 1 something is left or was not done, 2 bad usage, no credentials or a refused preflight, 3 AWS or Prefect failed.",
+    "Exit status: 0 done, 1 something is left or was not done, 2 bad usage, no credentials or a refused preflight, 3 AWS or "
+    "Prefect failed.",
 )
 
 for command in (worker_commands.pool, worker_commands.launch, worker_commands.logs, worker_commands.ui):

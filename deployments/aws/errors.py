@@ -147,6 +147,9 @@ def _refused(error: ClientError) -> Explained:
     if code in QUOTA:
         remedy = "ask for more in the Service Quotas console, or use fewer workers (`pdf-flows aws preflight` says how)"
         return Explained(line=line, remedy=remedy, code=code, usage=True)
+    if code == "TargetNotConnected":
+        remedy = "the machine is off, or still starting: `pdf-flows aws status` shows it, and in a minute it may answer"
+        return Explained(line=line, remedy=remedy, code=code, usage=False)
     if code in THROTTLED:
         return Explained(line=line, remedy="run the same command again in a minute", code=code, usage=False)
     return Explained(line=line, remedy="mend that and run the same command again", code=code, usage=False)

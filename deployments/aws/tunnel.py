@@ -13,6 +13,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -63,7 +64,10 @@ def refuse_taken(port: int) -> None:
 
 @contextlib.contextmanager
 def opened(account: Account, instance: str, local_port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """The plugin's process, forwarding while it lives. Raises UsageError (no plugin, port taken), boto3's errors."""
+    """The plugin's process, forwarding while it lives; it and its session end with the context.
+
+    Raises UsageError (no plugin, port taken), boto3's errors.
+    """
     path = plugin()
     refuse_taken(local_port)
     ssm = account.client("ssm")
@@ -72,36 +76,63 @@ def opened(account: Account, instance: str, local_port: int) -> Iterator[subproc
         "DocumentName": DOCUMENT,
         "Parameters": {"portNumber": [str(REMOTE_PORT)], "localPortNumber": [str(local_port)]},
     }
-    answer = ssm.start_session(**parameters)
-    session = {key: answer[key] for key in ("SessionId", "TokenValue", "StreamUrl")}
-    words = [
-        path,
-        RESPONSE,
-        account.region,
-        "StartSession",
-        account.profile or "",
-        json.dumps(parameters),
-        ssm.meta.endpoint_url,
-    ]
-    process = subprocess.Popen(
-        words,
-        env={**os.environ, RESPONSE: json.dumps(session)},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        # Ctrl-C is for us; the plugin ends when we do.
-        start_new_session=True,
-    )
-    try:
+    with contextlib.ExitStack() as undo:
+        undo.enter_context(_ends_tidily())
+        answer = ssm.start_session(**parameters)
+        session = {key: answer[key] for key in ("SessionId", "TokenValue", "StreamUrl")}
+        undo.callback(ssm.terminate_session, SessionId=session["SessionId"])
+        words = [
+            path,
+            RESPONSE,
+            account.region,
+            "StartSession",
+            account.profile or "",
+            json.dumps(parameters),
+            ssm.meta.endpoint_url,
+        ]
+        try:
+            process = subprocess.Popen(
+                words,
+                env={**os.environ, RESPONSE: json.dumps(session)},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                # Ctrl-C is for us; the plugin ends when we do.
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise UsageError(f"{path} cannot be started ({error.strerror}): {INSTALL}") from error
+        undo.callback(_end, process)
         yield process
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.send_signal(signal.SIGTERM)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(5)
+    if process.poll() is None:
+        process.kill()
+        process.wait()
+
+
+@contextlib.contextmanager
+def _ends_tidily() -> Iterator[None]:
+    """SIGTERM and the closing of the terminal leave as an exception: else the plugin would stay, and hold its port."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    numbers = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) is signal.SIG_DFL]
+    for number in numbers:
+        signal.signal(number, leave)
+    try:
+        yield
     finally:
-        process.send_signal(signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(5)
-        if process.poll() is None:
-            process.kill()
-            process.wait()
-        ssm.terminate_session(SessionId=session["SessionId"])
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def wait_open(
