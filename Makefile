@@ -37,7 +37,7 @@ compile := .tools/uv/bin/uv pip compile --quiet --universal --generate-hashes --
 marked = $(pytest) -m $(1) --collect-only >/dev/null 2>&1 || [ $$? -ne 5 ] || { echo "No test is marked $(1)."; exit 0; }; \
 	$(with_args) $(pytest) -m $(1)
 
-.PHONY: help convert setup test test-slow test-ui screenshots soak check lock clean
+.PHONY: help convert setup test test-slow test-ui screenshots soak check checkov lock clean
 
 help:
 	@echo 'make convert [INPUT=samples] [OUTPUT=markdown] [ARGS="--workers 4"]'
@@ -49,6 +49,7 @@ help:
 	@echo 'make screenshots  the pictures of docs/ui.md, made anew'
 	@echo 'make soak         the tests that take too long for CI (docs/soak.md)'
 	@echo 'make check        linter, formatting, types, import contracts'
+	@echo 'make checkov      the CloudFormation template under checkov, in an environment of its own'
 	@echo 'make lock         requirements/*.in -> requirements/*.txt; ARGS=--upgrade takes newer versions'
 	@echo 'make clean        remove what make installed and the caches; keeps outputs'
 
@@ -79,6 +80,11 @@ check:
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
+
+# A finding that deployments/aws/checkov.yaml does not justify fails, and so does one that it justifies and is there no more.
+checkov:
+	@$(install) dev && $(install) --tool checkov
+	CHECKOV="$$PWD/.tools/checkov/bin/checkov" $(pytest) -m slow tests/unit/test_infrastructure.py -k test_checkov
 
 # With the pinned uv, not the caller's. base and dolphin first: the others are held to their versions. torch goes into a
 # list of its own, with the CUDA libraries that its build for Linux needs, so that machines with a CPU build do without them.

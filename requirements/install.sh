@@ -3,6 +3,7 @@
 #
 #   requirements/install.sh [LIST ...]   base.txt, the named lists (dev, or an extra), and what earlier calls asked for
 #   requirements/install.sh --uv         only bring the pinned uv into .tools/uv
+#   requirements/install.sh --tool LIST  only bring a program that has a list of its own (checkov) into .tools/LIST
 #
 # EXTRAS in the environment (MAKE_EXTRAS from the Makefile) names extras, split by blanks or commas; PYTHON names the interpreter.
 set -euf
@@ -17,7 +18,7 @@ fail() { say "pdf-flows: $*"; exit 2; }
 
 # The extras that exist, split by blanks: every list but those that are no extras.
 extras() {
-    found=$(set +f; cd requirements && ls -- *.txt | sed -e 's/\.txt$//' -e '/^base$/d' -e '/^torch/d' -e '/^dev$/d' -e '/^uv$/d' | tr '\n' ' ')
+    found=$(set +f; cd requirements && ls -- *.txt | sed -e 's/\.txt$//' -e '/^base$/d' -e '/^torch/d' -e '/^dev$/d' -e '/^uv$/d' -e '/^checkov$/d' | tr '\n' ' ')
     printf '%s' "${found% }"
 }
 
@@ -111,6 +112,22 @@ find_uv() {
     esac
 }
 
+# A program whose packages would collide with the project's, in an environment of its own.
+bring_tool() {
+    [ -f "requirements/$1.txt" ] || fail "no such tool: $1 (there is no requirements/$1.txt)"
+    folder=.tools/$1
+    asked=$(printf '%s\n' "$here"; cksum "requirements/$1.txt")
+    if [ -f "$folder/.installed" ] && [ "$(cat "$folder/.installed")" = "$asked" ]; then return; fi
+    find_uv
+    find_python
+    say "Installing $1 into $folder ..."
+    rm -rf "$folder"
+    "$uv" --quiet venv --python "$python" "$folder"
+    "$uv" --quiet pip sync --python "$folder/bin/python" --require-hashes --only-binary :all: "requirements/$1.txt" ||
+        fail "$1 could not be installed (see above); the same command tries again"
+    printf '%s\n' "$asked" >"$folder/.installed"
+}
+
 # Two calls at a time take turns, where the system has flock.
 take_turns() {
     mkdir -p .tools
@@ -151,6 +168,12 @@ if [ "${1:-}" = --uv ]; then
     neutral
     take_turns
     bring_uv
+    exit
+fi
+if [ "${1:-}" = --tool ]; then
+    neutral
+    take_turns
+    bring_tool "${2:-}"
     exit
 fi
 asked=$(printf '%s' "${MAKE_EXTRAS-${EXTRAS:-}}" | tr ',' ' ')

@@ -14,12 +14,15 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 LISTS = ROOT / "requirements"
 NAMES = sorted(path.stem for path in LISTS.glob("*.in"))
 TORCH = ("torch", "torch-cpu")
 """Lists that `make lock` cuts from dolphin's."""
+TOOLS = ("uv", "checkov")
+"""Lists that go into environments of their own."""
 AWKWARD = 'a b/it\'s "$HOME" $(shell touch made) `touch made` #%+;&\\ é'
 
 
@@ -74,7 +77,7 @@ def test_the_base_has_no_torch() -> None:
 
 def test_the_other_lists_hold_the_versions_of_the_base() -> None:
     base = {package for package, _ in locked_versions("base")}
-    for name in set(NAMES) - {"base", "uv"}:
+    for name in set(NAMES) - {"base", *TOOLS}:
         shared = {(package, version) for package, version in locked_versions(name) if package in base}
         assert shared <= locked_versions("base"), name
 
@@ -83,6 +86,12 @@ def test_torch_comes_once_from_either_of_its_lists() -> None:
     with_cuda, without = (dict(locked_versions(name)) for name in TORCH)
     assert without == {"torch": f"{with_cuda['torch']}+cpu"}
     assert "torch" not in dict(locked_versions("dolphin"))
+
+
+def test_what_checkov_found_was_found_by_the_version_that_is_pinned() -> None:
+    """Another version may know other checks: deployments/aws/checkov.yaml has to be read again then."""
+    held = yaml.safe_load((ROOT / "deployments/aws/checkov.yaml").read_text())
+    assert dict(locked_versions("checkov"))["checkov"] == held["checked_with"]
 
 
 def test_the_build_backend_is_in_the_base() -> None:
@@ -202,7 +211,7 @@ class TestInstaller:
 
     def test_no_such_extra(self, checkout: Path) -> None:
         (checkout / "requirements/other.txt").write_text("")
-        existing = sorted({path.stem for path in LISTS.glob("*.txt")} - {"base", "dev", "uv", *TORCH} | {"other"})
+        existing = sorted({path.stem for path in LISTS.glob("*.txt")} - {"base", "dev", *TOOLS, *TORCH} | {"other"})
         for extra in ("nonesuch", "dev", "../base", "*"):
             assert (
                 self.fails(checkout, EXTRAS=extra)
@@ -211,7 +220,7 @@ class TestInstaller:
         assert not (checkout / ".venv").exists()
 
     def test_no_extra_at_all(self, checkout: Path) -> None:
-        for name in set(NAMES) - {"base", "dev", "uv"}:
+        for name in set(NAMES) - {"base", "dev", *TOOLS}:
             (checkout / f"requirements/{name}.txt").unlink()
         assert self.fails(checkout, EXTRAS="other") == "pdf-flows: no such extra: other (there is: none yet)"
 
@@ -219,6 +228,13 @@ class TestInstaller:
         result = run(["make", "setup", "EXTRAS=nonesuch"], checkout)
         assert result.returncode == 2
         assert result.stderr.startswith("pdf-flows: no such extra: nonesuch (there is: ")
+
+    def test_no_such_tool(self, checkout: Path) -> None:
+        result = run(["/bin/sh", "requirements/install.sh", "--tool", "nonesuch"], checkout)
+        assert (result.returncode, result.stderr) == (
+            2,
+            "pdf-flows: no such tool: nonesuch (there is no requirements/nonesuch.txt)\n",
+        )
 
     def test_no_python(self, checkout: Path, tmp_path: Path) -> None:
         line = self.fails(checkout, PATH=path_without_python(tmp_path))
@@ -292,6 +308,15 @@ class TestInstalling:
         assert extra.returncode == 0, extra.stderr
         assert self.packages(small) == {"pdf-flows", "setuptools", "tenacity", "toml"}
         assert self.setup(small).stderr == "", "what an earlier call asked for stays"
+
+        # A tool has an environment of its own, and is brought once.
+        (small / "requirements/tool.txt").write_text((small / "requirements/extra.txt").read_text())
+        bring = ["/bin/sh", "requirements/install.sh", "--tool", "tool"]
+        for said in ("Installing tool into .tools/tool ...\n", ""):
+            done = subprocess.run(bring, cwd=small, capture_output=True, text=True, timeout=500, check=False)
+            assert (done.returncode, done.stderr) == (0, said)
+        assert run([".tools/tool/bin/python", "-c", "import toml"], small).returncode == 0
+        assert self.setup(small).stderr == "", "a tool is nothing that .venv holds"
 
         # Killed in the middle: a package is half there, and the mark of an install under way was left.
         (small / ".venv/.installing").touch()
