@@ -13,6 +13,8 @@ from typing import Any
 
 from chaos.seen import RunView
 
+from deployments.rehearsal.container import NAMESPACE
+
 ROOT = Path(__file__).resolve().parents[1]
 ENTRYPOINT = ROOT / "worker_image" / "entrypoint.py"
 SECRET = "testing-secret"
@@ -44,15 +46,20 @@ class Contract:
     def put(self, name: str, data: bytes) -> None:
         self.client.put_object(Bucket=self.bucket, Key=f"in/{name}", Body=data)
 
-    def start(self, worker: int | None = 0, *arguments: str, **more: str) -> Container:
-        """A container of the image: the entrypoint with this environment."""
+    def start(self, worker: int | None = 0, *arguments: str, elsewhere: bool = False, **more: str) -> Container:
+        """A container of the image: the entrypoint with this environment.
+
+        Args:
+            elsewhere: in a pid namespace of its own: to others as far away as if it were on another machine. Needs root.
+        """
         scratch = self.folder / f"tmp-{len(self.started)}"
         scratch.mkdir(parents=True)
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "PDF_FLOWS_"))}
         number = {} if worker is None else {"WORKER_ID": str(worker)}
         env = kept | self.variables | number | {"TMPDIR": str(scratch), "HOME": str(scratch)} | more
         env = {name: value for name, value in env.items() if value != "UNSET"}
-        self.started.append(Container(scratch / "log", [sys.executable, "-I", str(ENTRYPOINT), *arguments], env))
+        command = [*(NAMESPACE if elsewhere else ()), sys.executable, "-I", str(ENTRYPOINT), *arguments]
+        self.started.append(Container(scratch / "log", command, env))
         return self.started[-1]
 
     def view(self, run_id: str | None = None) -> RunView:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -142,8 +142,9 @@ def claim_output(
 ) -> None:
     """Take the next place in `_starts/`: the right to be the one run on this output.
 
-    Raises UsageError while the run that was started last is living. A holder of another host is watched until its
-    heartbeat moves (living) or stood still for the expiry time (over): at most about a minute, at once on the same host.
+    Raises UsageError while the run that was started last is living: its parent, or, where it never had one, any of its
+    workers. A holder of another host is watched until its heartbeat moves (living) or stood still for the expiry time (over):
+    at most about a minute, at once on the same host.
     """
     while True:
         last = next(reversed(_numbers(runs)), None)
@@ -168,28 +169,66 @@ def refuse_while_living(runs: Store) -> None:
 def _refuse_if_living(
     runs: Store, start: Start, observer: Observer, sleep: Callable[[float], None], patience: float
 ) -> None:
-    if start.life.process.gone():
-        # The process that wrote the start is the parent: nothing to wait for (its lease, too, is over).
-        return
-    message = (
-        f"another run ({start.run_id}) is converting into this output since {start.at} "
-        f"(process {start.life.process.pid} on {start.life.hostname}): wait for it, stop it, or choose another output"
-    )
-    parents = paths.parents(start.run_id)
-    waited = 0.0
-    first: tuple[int, int] | None = None
-    while waited < patience:
-        epoch = next(reversed(numbers(runs, parents)), -1)  # -1: it is still planning and has no lease
-        lease = paths.parent(start.run_id, epoch)
-        if epoch >= 0 and observer.over(lease, "lease.json") is not None:
+    """Watches what a start left behind. Raises UsageError as soon as one of it is seen to live."""
+    waited, first = 0.0, None
+    while True:
+        living = _maybe_living(runs, start, observer)
+        if not living:
             return
-        beat = observer.heartbeat(lease) if epoch >= 0 else None
-        seen = (epoch, beat.counter if beat is not None else -1)
-        first = first or seen
-        if seen != first or start.life.process.here():
-            raise UsageError(message)
+        for who in living:
+            if who.here or (first is not None and first.get(who.prefix) != who.counter):
+                raise UsageError(
+                    f"another run ({start.run_id}) is converting into this output since {start.at} ({who.name}): "
+                    "wait for it, stop it, or choose another output"
+                )
+        if waited >= patience:
+            return
+        first = first or {who.prefix: who.counter for who in living}
         sleep(1.0)
         waited += 1.0
+
+
+class _Who(NamedTuple):
+    """One that may be living: a parent, or a worker that no parent launched."""
+
+    prefix: str
+    """Of its life; "" for a parent that is still planning and has no lease."""
+    counter: int
+    here: bool
+    """On this host, where it is seen to live."""
+    name: str
+
+
+def _maybe_living(runs: Store, start: Start, observer: Observer) -> list[_Who]:
+    """Who of a start is not over, as far as this observer saw."""
+    process = start.life.process
+    parent = f"process {process.pid} on {start.life.hostname}"
+    epoch = next(reversed(numbers(runs, paths.parents(start.run_id))), None)
+    if epoch is not None:
+        lease = paths.parent(start.run_id, epoch)
+        # The process that wrote the start is the parent: gone, its lease is over, too.
+        if process.gone() or observer.over(lease, "lease.json") is not None:
+            return []
+        return [_Who(lease, _counter(observer, lease), process.here(), parent)]
+    # Workers that nobody launched (docs/image.md) have no parent; the one that joined first wrote the start.
+    workers = numbers(runs, paths.workers(start.run_id))
+    if not workers:
+        return [] if process.gone() else [_Who("", -1, process.here(), parent)]
+    found = []
+    for worker in workers:
+        for attempt in numbers(runs, paths.worker(start.run_id, worker))[-1:]:
+            prefix = paths.life(start.run_id, worker, attempt)
+            if observer.over(prefix) is None:
+                life = observer.life(prefix)
+                here = life is not None and life.process.here()
+                host = life.hostname if life is not None else "an unknown host"
+                found.append(_Who(prefix, _counter(observer, prefix), here, f"its worker {worker}, on {host}"))
+    return found
+
+
+def _counter(observer: Observer, prefix: str) -> int:
+    beat = observer.heartbeat(prefix)
+    return beat.counter if beat is not None else -1
 
 
 def _numbers(runs: Store) -> list[int]:

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from memory_store import MemoryStore
 
 import tasks.joining
+from deployments.rehearsal.container import can_isolate
 from tasks.corpus import paths
 from tasks.corpus.claims import Holder
 from tasks.corpus.failures import UsageError
@@ -32,7 +33,7 @@ from tasks.environment import Contract as Variables
 from tasks.environment import read_contract
 from tasks.joining import Living, RunHash, join_run, who_lives
 from tasks.options import Options, options_of
-from tasks.plan import open_stores
+from tasks.plan import open_stores, plan_run
 from tasks.share import Predecessors
 
 GOOD = {
@@ -451,6 +452,28 @@ def test_a_worker_joins_the_living_though_the_input_changed_meanwhile(contract: 
         assert later.wait() == 0, later.said
     assert len(place.markdown()) == 9
     assert place.published() == {8: 1}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.skipif(not can_isolate(), reason="no pid namespaces here")
+def test_a_parent_does_not_begin_beside_a_worker_of_another_machine(contract: Callable[..., Contract]) -> None:
+    """Who made the run has ended, and was of this machine: what goes on is only seen by its heartbeat."""
+    place = contract(workers=2)
+    place.fill(1)
+    place.fill(1, "seconds=30", start=1)
+    first = place.start(0)
+    assert first.wait() == 0, first.said
+    second = place.start(1, elsewhere=True)
+    wait_for("its heartbeat", lambda: [life for life in place.view().lives() if life.worker == 1 and life.beat])
+    run_id = place.view().run_id
+    options = options_of(input=f"s3://{place.bucket}/in", output=place.output_url, engine="dummy", workers=1)
+    with pytest.raises(
+        UsageError, match=r"another run \(env-\w+\) is converting into this output .* \(its worker 1, on "
+    ):
+        plan_run(options)
+    assert second.wait() == 0, second.said
+    assert plan_run(options).spec.run_id != run_id, "nobody is left to wait for"
 
 
 def test_nothing_to_do_is_one_line(contract: Callable[..., Contract]) -> None:

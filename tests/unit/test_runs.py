@@ -133,6 +133,73 @@ def test_a_lease_that_appears_while_watching_is_living(runs: Store, clock: Clock
         claim(runs, clock)
 
 
+def joined(runs: Store, *workers: Life, starter: Life = ELSEWHERE) -> list[str]:
+    """A run of workers that no parent launched, each with its first heartbeat; their lives' prefixes."""
+    started(runs, starter, counter=None)
+    prefixes = []
+    for worker, life in enumerate(workers):
+        attempt = take_number(runs, paths.worker("old", worker), "start.json", life)
+        prefixes.append(paths.life("old", worker, attempt))
+        beat(runs, prefixes[-1], 1)
+    return prefixes
+
+
+@pytest.mark.parametrize("starter", [ELSEWHERE, Life(process=dead_process(), hostname="here")], ids=["away", "gone"])
+def test_workers_without_a_parent_are_a_living_run(runs: Store, clock: Clock, starter: Life) -> None:
+    """The one that made the run has ended, and was of this host perhaps; another one, elsewhere, goes on."""
+    ended, beats = joined(runs, starter, ELSEWHERE, starter=starter)
+    beat(runs, ended, 9, ended="complete")
+    clock.on_sleep = lambda: beat(runs, beats, 2) if clock.now >= 15 else None
+    with pytest.raises(UsageError) as raised:
+        claim(runs, clock)
+    assert str(raised.value) == (
+        "another run (old) is converting into this output since 2026-01-01T00:00:00+00:00 (its worker 1, on other): "
+        "wait for it, stop it, or choose another output"
+    )
+    assert 15 <= clock.now <= 16
+    assert len(starts(runs)) == 1
+
+
+def test_a_worker_without_a_parent_on_this_host_is_refused_at_once(runs: Store, clock: Clock) -> None:
+    joined(runs, ELSEWHERE, this_life())
+    with pytest.raises(UsageError, match=r"its worker 1, on "):
+        claim(runs, clock)
+    assert clock.now == 0
+
+
+def test_a_worker_that_joins_while_watching_is_living(runs: Store, clock: Clock) -> None:
+    joined(runs, ELSEWHERE)
+
+    def joins() -> None:
+        if clock.now == 20:
+            take_number(runs, paths.worker("old", 3), "start.json", ELSEWHERE)
+
+    clock.on_sleep = joins
+    with pytest.raises(UsageError, match=r"its worker 3, on other"):
+        claim(runs, clock)
+
+
+def test_workers_without_a_parent_that_say_nothing_are_taken_over_after_60_s(runs: Store, clock: Clock) -> None:
+    joined(runs, ELSEWHERE, ELSEWHERE)
+    claim(runs, clock)
+    assert 60 <= clock.now <= 76
+    assert len(starts(runs)) == 2
+
+
+def test_workers_without_a_parent_that_ended_in_order_are_nothing_to_wait_for(runs: Store, clock: Clock) -> None:
+    for prefix in joined(runs, ELSEWHERE, ELSEWHERE):
+        beat(runs, prefix, 7, ended="complete")
+    claim(runs, clock)
+    assert clock.now == 0
+
+
+def test_workers_that_a_parent_launched_are_its_successors_to_adopt(runs: Store, clock: Clock) -> None:
+    started(runs, Life(process=dead_process(), hostname="here"))
+    take_number(runs, paths.worker("old", 0), "start.json", this_life())
+    claim(runs, clock, "old")
+    assert clock.now == 0
+
+
 def test_who_comes_second_sees_the_first(runs: Store, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both saw a free output; the other's start lands first."""
     create = runs.create
