@@ -37,7 +37,7 @@ compile := .tools/uv/bin/uv pip compile --quiet --universal --generate-hashes --
 marked = $(pytest) -m $(1) --collect-only >/dev/null 2>&1 || [ $$? -ne 5 ] || { echo "No test is marked $(1)."; exit 0; }; \
 	$(with_args) $(pytest) -m $(1)
 
-.PHONY: help convert setup test test-slow test-ui screenshots soak check checkov lock clean
+.PHONY: help convert setup test test-slow test-ui screenshots soak rehearse check checkov lock clean
 
 help:
 	@echo 'make convert [INPUT=samples] [OUTPUT=markdown] [ARGS="--workers 4"]'
@@ -48,6 +48,7 @@ help:
 	@echo 'make test-ui      the tests that drive the Prefect UI in Chromium'
 	@echo 'make screenshots  the pictures of docs/ui.md, made anew'
 	@echo 'make soak         the tests that take too long for CI (docs/soak.md)'
+	@echo 'make rehearse     a run on a pretended AWS, told line by line (docs/rehearsal.md); INPUT: a folder of PDFs'
 	@echo 'make check        linter, formatting, types, import contracts'
 	@echo 'make checkov      the CloudFormation template under checkov, in an environment of its own'
 	@echo 'make lock         requirements/*.in -> requirements/*.txt; ARGS=--upgrade takes newer versions'
@@ -73,6 +74,9 @@ screenshots:
 
 soak:
 	@$(install) dev && { $(call marked,soak) --timeout 0; }
+
+rehearse:
+	@$(install) dev && $(with_args) .venv/bin/python -m deployments.rehearsal "$$MAKE_INPUT"
 
 check:
 	@$(install) dev

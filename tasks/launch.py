@@ -388,6 +388,8 @@ class WorkPoolLauncher:
                 if run.id not in asked:
                     asked.add(run.id)
                     self._cancel(run.id)
+            # Whose machine is gone hears of nothing, and is no machine that runs.
+            self._tasks.settle({run.id: run.state_type for run in left or () if run.state_type is not None})
             if time.monotonic() >= until:
                 if left is None:
                     return [f"what may run of {self._run_id} (the Prefect API can't be reached)"]

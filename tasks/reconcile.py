@@ -5,7 +5,8 @@ Prefect's observer learns of tasks from a queue, and only while the ECS worker r
 outside goes on in its container. So each minute the tasks of the run's flow runs are asked for, one call for a hundred of
 them:
 
-- a flow run that goes on while its task has stopped, for two looks: it is set to Crashed, with ECS's reason;
+- a flow run that goes on while its task has stopped, for two looks: it is set to Crashed, with ECS's reason, or to Cancelled
+  where that was asked for (there is nobody left who would hear of it);
 - a task that goes on while its flow run is over, for two looks: it is stopped. (Found by its ARN: StopTask takes tags away.)
 
 A flow run that crashed is asked about at once: whether its documents may be to blame depends on it (tasks/fleet/losses.py).
@@ -28,7 +29,7 @@ from uuid import UUID
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import State, StateType
-from prefect.states import Crashed
+from prefect.states import Cancelled, Crashed
 from pydantic import BaseModel, ConfigDict
 
 from tasks.api import LOST
@@ -36,6 +37,8 @@ from tasks.api import LOST
 LOOK_SECONDS = 60.0
 AT_ONCE = 100
 """DescribeTasks takes no more (AWS documentation)."""
+WORD = "ECS: "
+"""How ECS's words begin."""
 STOPPED = ("STOPPED", "DELETED", "MISSING")
 _log = logging.getLogger("pdf_flows.reconcile")
 
@@ -91,7 +94,7 @@ class EcsTask(BaseModel):
             known.append(f"exit code {self.exit_code}")
         elif self.started:
             known.append("no exit code")
-        return "ECS: " + ": ".join(dict.fromkeys(part for part in known if part))
+        return WORD + ": ".join(dict.fromkeys(part for part in known if part))
 
 
 class Mismatch(StrEnum):
@@ -110,8 +113,7 @@ def mismatch(state: StateType | None, task: EcsTask) -> Mismatch | None:
     if state is None:
         return None if task.stopped else Mismatch.ORPHAN
     # One that is scheduled waits for a task of its own: what it had before may well have stopped.
-    # One that is being cancelled becomes Cancelled, by Prefect's server if by nobody else.
-    lives = state in (StateType.PENDING, StateType.RUNNING)
+    lives = state in (StateType.PENDING, StateType.RUNNING, StateType.CANCELLING)
     return Mismatch.DEAD if lives and task.stopped else None
 
 
@@ -120,7 +122,7 @@ class EcsTasks:
 
     Args:
         pids: infrastructure_pids of flow runs; raises what Prefect's client raises.
-        crash: sets a flow run to Crashed with these words; raises the same.
+        crash: sets a flow run to Crashed with these words, Cancelled if it is being cancelled; raises the same.
         client: an ECS client of a region.
         clock: seconds.
     """
@@ -144,7 +146,7 @@ class EcsTasks:
 
     def explained(self, id: UUID, state: State) -> State:
         """The state with ECS's words instead of Prefect's, where the flow run crashed and ECS has any."""
-        if state.type is not StateType.CRASHED:
+        if state.type is not StateType.CRASHED or (state.message or "").startswith(WORD):
             return state
         self._find([id])
         place = self._places.get(id)
@@ -179,6 +181,16 @@ class EcsTasks:
                 self._before[id] = wrong
             if id not in living and task.stopped:
                 del self._places[id]
+
+    def settle(self, living: Mapping[UUID, StateType]) -> None:
+        """The same at once, for flow runs whose task has stopped: a run is ending, and there is no next look."""
+        self._find(living, again=True)
+        places = {id: self._places[id] for id in living if id in self._places}
+        found = self._described(places.values())
+        for id, place in places.items():
+            task = found.get(place.arn)
+            if task is not None and mismatch(living[id], task) is Mismatch.DEAD:
+                self._act(id, place, Mismatch.DEAD, task)
 
     def _act(self, id: UUID, place: Place, wrong: Mismatch, task: EcsTask) -> None:
         from botocore.exceptions import BotoCoreError, ClientError
@@ -264,7 +276,8 @@ def _crash(id: UUID, words: str) -> None:
     with get_client(sync_client=True) as client:
         run = client.read_flow_run(id)
         if run.state is None or not run.state.is_final():
-            client.set_flow_run_state(id, Crashed(message=words), force=True)
+            cancelled = run.state is not None and run.state.is_cancelling()
+            client.set_flow_run_state(id, (Cancelled if cancelled else Crashed)(message=words), force=True)
 
 
 def _client(region: str) -> Any:

@@ -9,8 +9,9 @@ anything. This does:
   RunTask said;
 - StopTask sends SIGTERM, and SIGKILL when the task definition's stop timeout is over; it takes the task's tags away, as on
   AWS;
-- a machine that is taken away announces that first, or not, and takes its container along without an exit code;
-- each change goes as EventBridge's "ECS Task State Change" into the queue that prefect-aws's observer reads.
+- a machine that is taken away announces that first, or not, and takes its container along without an exit code; announced
+  is it in its metadata only: the template's watcher on the machine hands it on (deployments/rehearsal/hosts.py);
+- each change goes, unless `deaf`, as EventBridge's "ECS Task State Change" into the queue that prefect-aws's observer reads.
 
 Facts: AWS documentation, "Task lifecycle", "Stopped tasks error messages", "ECS task state change events".
 """
@@ -32,12 +33,15 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from deployments.aws.stack import TEMPLATE
 from deployments.rehearsal.container import Container, described
 from deployments.rehearsal.hosts import Host
 from deployments.rehearsal.image import DOCKERFILE, Places, read_image
-from deployments.rehearsal.stack import ACCOUNT, REGION, ROOM
+from deployments.rehearsal.stack import ACCOUNT, REGION, ROOM, watcher
 
 LOOK_SECONDS = 0.2
+LABEL = "com.amazonaws.ecs.container-name"
+"""What ECS's agent calls a container, to Docker."""
 KEPT = ("LANG", "LC_ALL", "NO_PROXY", "no_proxy")
 """Of this machine's environment, in a container: how its programs talk, and that this machine is not behind a proxy."""
 _log = logging.getLogger("pdf_flows.rehearsal")
@@ -96,6 +100,7 @@ class FakeEcs:
         capacity: so many machines at the same time, at most. May be changed.
         boot_seconds: from the wish for a machine to its being there.
         patience: seconds that a task waits for one.
+        watch_seconds: between two looks of a machine's watcher at its metadata; None: as the template has it.
         environment: more variables for each container, on top of all others.
     """
 
@@ -110,9 +115,12 @@ class FakeEcs:
         capacity: int = 3,
         boot_seconds: float = 1.0,
         patience: float = 600.0,
+        watch_seconds: float | None = None,
         environment: dict[str, str] | None = None,
     ) -> None:
         self.capacity, self.patience = capacity, patience
+        self.deaf = False
+        """Changes of tasks are told nobody: the queue, the rule or the observer is gone."""
         self.tasks: dict[str, Task] = {}
         self.hosts: list[Host] = []
         self._folder, self._endpoint, self._boot = folder, endpoint, boot_seconds
@@ -120,6 +128,7 @@ class FakeEcs:
         self._ecs, self._sqs, self._secrets = client("ecs"), client("sqs"), client("secretsmanager")
         self._queue = self._sqs.get_queue_url(QueueName=queue)["QueueUrl"]
         self._booting: list[float] = []
+        self._watcher, self._watch_seconds = watcher(TEMPLATE.read_text(encoding="utf-8")), watch_seconds
         self._lock = threading.RLock()
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="fake-ecs", daemon=True)
@@ -167,6 +176,15 @@ class FakeEcs:
             assert host is not None, f"task {task.id} has no machine"
             host.until = time.monotonic() + seconds
             host.announce(seconds)
+            return host
+
+    def lose(self, task: Task) -> Host:
+        """The task's machine is gone, without any notice, and the task's container with it."""
+        with self._lock:
+            host = task.host
+            assert host is not None, f"task {task.id} has no machine"
+            host.until = time.monotonic()
+            self._take_hosts(host.until)
             return host
 
     def kill(self, task: Task) -> None:
@@ -218,6 +236,8 @@ class FakeEcs:
                 task.stop = Stop(code="TaskFailedToStart", reason="Timed out waiting for capacity: RESOURCE:GPU")
                 self._stopped(task, None)
             return
+        if task.host is not None and task.host.signalled(task.id):
+            task.container.terminate()
         if task.kill_at is not None and now >= task.kill_at:
             task.container.kill()
         code = task.container.poll()
@@ -260,6 +280,7 @@ class FakeEcs:
         log = self._folder / "logs" / f"{task.id}.log"
         described(log, command=command, overrides=theirs.overrides, environment=environment, host=host.id)
         task.container = Container(command, environment, Path(places.here(image.workdir)), log)
+        host.runs(task.id, f"{LABEL}={container['name']}")
         self._became(task, Status.RUNNING)
 
     def _end(self, task: Task, stop: Stop, grace: float, now: float) -> None:
@@ -300,7 +321,8 @@ class FakeEcs:
             self._booting.append(now + self._boot)
         for at in [at for at in self._booting if now >= at]:
             self._booting.remove(at)
-            self.hosts.append(Host(len(self.hosts), self._folder / "hosts", REGION))
+            folder = self._folder / "hosts"
+            self.hosts.append(Host(len(self.hosts), folder, REGION, self._watcher, poll_seconds=self._watch_seconds))
 
     # -- what others see --------------------------------------------------------------------------------------------
 
@@ -311,8 +333,11 @@ class FakeEcs:
         theirs.last_status = theirs.containers[0].last_status = status
         if status is Status.RUNNING:
             theirs.started_at = time.time()
-        what = f" exit code {task.exit_code}, {task.stop.code}" if task.stop is not None else ""
-        _log.info("task %s %s%s", task.id[:8], status, what)
+        what = f": exit code {task.exit_code}, {task.stop.code}" if task.stop is not None else ""
+        where = f" on {task.host.id}" if task.host is not None else ""
+        _log.info("task %s %s%s%s", task.id[:8], status, where, what)
+        if self.deaf:
+            return
         container = {"containerArn": theirs.containers[0].container_arn, "name": "prefect", "lastStatus": status}
         if task.exit_code is not None:
             container["exitCode"] = task.exit_code

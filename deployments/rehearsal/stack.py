@@ -17,6 +17,7 @@ from tasks.corpus.failures import UsageError
 
 ACCOUNT, REGION = "123456789012", "us-east-1"
 LOG_GROUP = "/aws/ec2/pdf-workers/"
+WATCHER = "/usr/local/bin/spot-watch"
 ROOM = 1_000_000
 """CPU units and MiB of the one container instance that moto places all tasks on: capacity is the agent's."""
 
@@ -43,6 +44,21 @@ def task_definition(text: str, known: Mapping[str, str]) -> dict[str, Any]:
     if options is not None:
         container["logConfiguration"]["options"] = _value(options, values, conditions)
     return dict(found)
+
+
+def watcher(text: str) -> str:
+    """The script that the template's machines run to hand Spot notices on, as it is on them. Pure. Raises UsageError."""
+    try:
+        data = _load(text)["Resources"]["LaunchTemplate"]["Properties"]["LaunchTemplateData"]["UserData"]
+        script = str(data["Fn::Base64"]["!Sub"])
+    except KeyError as error:
+        raise UsageError(
+            f"the template's launch template has no user data that the rehearsal can read ({error})"
+        ) from None
+    found = re.search(rf"^cat > {re.escape(WATCHER)} <<'E'\n(.*?)^E$", script, re.DOTALL | re.MULTILINE)
+    if found is None:
+        raise UsageError(f"the machines' user data writes no {WATCHER}")
+    return found[1].replace("${!", "${")
 
 
 def make(client: Any, project: str, prefect_auth: str) -> dict[str, str]:

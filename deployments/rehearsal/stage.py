@@ -28,6 +28,7 @@ from tasks.corpus.failures import PdfFlowsError
 
 START_SECONDS = 180.0
 END_SECONDS = 60.0
+COMMAND_SECONDS = 120.0
 FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 KEEP = ("PATH", "HOME", "LANG", "LC_ALL", "NO_PROXY", "no_proxy", "TMPDIR")
 """Of this process's environment, in the programs that stand for the control host: it has none of a developer's settings."""
@@ -187,6 +188,13 @@ class Stage:
                     )
             time.sleep(0.2)
         raise PdfFlowsError(f"{what}: not within {seconds:g} s")
+
+    def command(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """`pdf-flows ...` with the account's credentials."""
+        return subprocess.run(
+            [sys.executable, "-m", "deployments.cli", *words],
+            cwd=ROOT, env=self._base | self.aws, capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False,
+        )  # fmt: skip
 
     def log(self, name: str) -> str:
         """What one of the programs wrote: server, ecs-worker, process-worker."""

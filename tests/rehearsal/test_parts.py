@@ -17,6 +17,7 @@ import pytest
 from prefect.client.schemas.objects import StateType
 
 from deployments.aws.pool import strategy
+from deployments.aws.stack import TEMPLATE
 from deployments.rehearsal import stack
 from deployments.rehearsal.ecs import FakeEcs, Status, Task
 from deployments.rehearsal.image import DOCKERFILE, ROOT, Places, read_image
@@ -180,18 +181,69 @@ def test_stop_task_is_sigterm_first_and_takes_the_tags(yard: Callable[..., Yard]
     assert (shown["stopCode"], shown["stoppedReason"], shown["tags"]) == ("UserInitiated", "enough", [])
 
 
+WAITS = """
+trap 'echo told; exit 7' TERM
+while [ ! -e "$PDF_FLOWS_SPOT_NOTICE_FILE" ]; do sleep 0.1; done
+cat "$PDF_FLOWS_SPOT_NOTICE_FILE"; echo
+while :; do sleep 0.1; done
+"""
+
+
+def test_the_templates_watcher_hands_a_notice_on_as_a_file_and_as_sigterm(yard: Callable[..., Yard]) -> None:
+    place = yard(watch_seconds=0.2)
+    task = place.wait(place.run("bash", "-c", WAITS), Status.RUNNING)
+    # 30 s before the end it is told once more: here 2 s after the notice.
+    host = place.ecs.interrupt(task, 32)
+    place.wait(task.arn, Status.STOPPED)
+    assert (task.exit_code, host.gone) == (7, False)
+    assert task.container is not None
+    first, *rest = task.container.said.splitlines()
+    assert json.loads(first)["action"] == "terminate"
+    assert rest == ["told"]
+
+
+def test_who_breaks_the_watcher_breaks_the_rehearsal(yard: Callable[..., Yard]) -> None:
+    text = TEMPLATE.read_text()
+    assert stack.watcher(text).startswith("#!/bin/bash\nmetadata=${METADATA:-http://169.254.169.254}/latest\n")
+    for broken, said in (
+        (
+            text.replace("/usr/local/bin/spot-watch <<", "/usr/local/bin/other <<"),
+            "writes no /usr/local/bin/spot-watch",
+        ),
+        (text.replace("   LaunchTemplateData:", "   Other:"), "no user data"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            stack.watcher(broken)
+
+
+def test_a_lost_machine_says_nothing_and_neither_does_a_lost_queue(yard: Callable[..., Yard]) -> None:
+    place = yard(watch_seconds=0.2)
+    task = place.wait(place.run(*SLEEPS), Status.RUNNING)
+    place.events()
+    place.ecs.deaf = True
+    host = place.ecs.lose(task)
+    place.wait(task.arn, Status.STOPPED)
+    assert (task.exit_code, host.gone, list(host.notice.glob("[!.]*"))) == (None, True, [])
+    assert place.events() == []
+    shown = place.describe(task.arn)
+    assert (shown["lastStatus"], shown["stoppedReason"]) == ("STOPPED", f"Host EC2 (instance {host.id}) terminated.")
+
+
 def test_a_notice_is_in_the_metadata_and_in_the_file_and_then_the_machine_is_gone(yard: Callable[..., Yard]) -> None:
-    place = yard(capacity=2)
-    arn = place.run(*SLEEPS)
+    place = yard(capacity=2, watch_seconds=0.2)
+    arn = place.run("bash", "-c", "trap '' TERM; sleep 600")
     task = place.wait(arn, Status.RUNNING)
     host = task.host
     assert host is not None
-    place.ecs.interrupt(task, 1.5)
+    place.ecs.interrupt(task, 5)
     ask = urllib.request.Request(
         f"{host.metadata}/latest/meta-data/spot/instance-action", headers={"X-aws-ec2-metadata-token": "token"}
     )
     assert json.loads(urllib.request.urlopen(ask, timeout=5).read())["action"] == "terminate"
-    assert json.loads((host.notice / "instance-action").read_text())["action"] == "terminate"
+    until = time.monotonic() + 4
+    while not (file := host.notice / "instance-action").exists() and time.monotonic() < until:
+        time.sleep(0.02)
+    assert json.loads(file.read_text())["action"] == "terminate"
     other = place.wait(place.run(*SLEEPS), Status.RUNNING)
     assert other.host is not host, "nothing is placed on a machine that goes"
     place.wait(arn, Status.STOPPED)

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from chaos.seen import RunView
@@ -88,6 +89,8 @@ def test_a_run_loses_a_machine_and_a_container_and_ends_accounted(
         stage.ecs.kill(second)
         stage.wait("the noticed one to end", lambda: first.status is Status.STOPPED)
         drained = time.monotonic() - told
+        # The template's watcher on the machine handed it on, too.
+        stage.wait("the notice's file", (host.notice / "instance-action").exists, 20)
         stage.wait("the parent to end", lambda: stage.run(parent)["state_type"] in FINAL, 300)
         stage.wait("all tasks to end", lambda: not stage.ecs.living(), 60)
         total = time.monotonic() - began
@@ -153,6 +156,91 @@ def test_a_run_loses_a_machine_and_a_container_and_ends_accounted(
             f"\n{len(pdfs)} documents, {len(lives)} lives on {len(stage.ecs.hosts)} machines; up after {up:.0f} s, "
             f"drained {drained:.1f} s after the notice, over after {total:.0f} s, down after {time.monotonic() - began:.0f} s"
         )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_machines_that_are_lost_without_a_word_are_found_by_asking_ecs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No notice, no event: the queue is lost, too. Prefect shows both flow runs as Running for ever."""
+    began = time.monotonic()
+    with Stage(tmp_path / "stage", capacity=1) as stage:
+        for name, value in stage.aws.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.delenv("AWS_REGION", raising=False)
+        source, target = stage.outputs["InputBucket"], stage.outputs["OutputBucket"]
+        for pdf in sorted((ROOT / "samples").glob("*.pdf")):
+            stage.client("s3").put_object(Bucket=source, Key=f"input/{pdf.name}", Body=pdf.read_bytes())
+        stage.ecs.deaf = True
+        # One worker: whatever is not found holds the whole run up.
+        parent = stage.convert(engine="layout", workers=1, canary=0)
+        view = RunView(f"s3://{target}/output/_runs")
+
+        def newest(number: int) -> dict[str, Any] | None:
+            """The flow run of a launch, once it runs."""
+            assert stage.run(parent)["state_type"] not in FINAL, stage.run(parent)
+            found = stage.workers()
+            return found[number] if len(found) > number and found[number]["state_type"] == "RUNNING" else None
+
+        def lost(id: str) -> Task:
+            task = stage.ecs.task_of(id)
+            assert task is not None
+            stage.ecs.lose(task)
+            assert task.status is Status.STOPPED
+            return task
+
+        # Before its first heartbeat: nothing but ECS knows of it.
+        first = stage.wait("the first launch to run", lambda: newest(0))["id"]
+        task = lost(first)
+        gone = time.monotonic()
+        assert not view.lives(), "it had no time for a sign of life"
+        ended = stage.wait("somebody to find out", lambda: over(stage, first))
+        found = time.monotonic() - gone
+        assert ended["state_name"] == "Crashed", ended
+        assert task.host is not None
+        assert ended["state"]["message"] == (
+            f"ECS: SpotInterruption: Host EC2 (instance {task.host.id}) terminated.: no exit code"
+        )
+
+        # At work: its heartbeat stands still after this.
+        second = stage.wait("the second launch to run", lambda: newest(1))["id"]
+
+        def converted() -> bool:
+            container = getattr(stage.ecs.task_of(second), "container", None)
+            return container is not None and "Converted: " in container.said
+
+        stage.wait("it to convert something", converted)
+        lost(second)
+        assert stage.run(second)["state_name"] == "Running"
+        stage.wait("the parent to end", lambda: stage.run(parent)["state_type"] in FINAL, 400)
+        total = time.monotonic() - began
+        end = stage.run(parent)
+        assert (end["state_type"], end["state_name"]) == ("COMPLETED", "Completed"), end
+        workers = {run["id"]: run for run in stage.workers()}
+        assert {run["state_type"] for run in workers.values()} <= set(FINAL), "nothing is left running"
+        assert len(workers) == 3
+        # The supervisor heard nothing of it, and asked it to end: nobody was there to do that.
+        assert workers[second]["state_name"] == "Cancelled"
+        assert workers[second]["state"]["message"].startswith("ECS: SpotInterruption: Host EC2"), workers[second]
+        said = stage.log("process-worker")
+        assert "Still running" not in said and "NOT MET" not in said
+        assert not stage.ecs.living()
+        done = subprocess.run(
+            [sys.executable, "-m", "deployments.cli", "audit", f"s3://{target}/output", "--json"],
+            cwd=ROOT, env=dict(os.environ), capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        account = json.loads(done.stdout)
+        assert (account["documents"], account["converted"], account["duplicates"]) == (5, 5, 0), account
+        assert not [life for life in view.lives() if life.start["flow_run_id"] == first]
+    with capsys.disabled():
+        print(f"\nfound {found:.0f} s after the loss, over after {total:.0f} s")
+
+
+def over(stage: Stage, id: str) -> dict[str, Any] | None:
+    run = stage.run(id)
+    return run if run["state_type"] in FINAL else None
 
 
 def running(stage: Stage) -> int:

@@ -29,7 +29,8 @@ MISSING = EcsTask(status="MISSING")
         (StateType.PENDING, EcsTask(status="PROVISIONING"), None),
         # AwaitingRetry: its next task is yet to come.
         (StateType.SCHEDULED, STOPPED, None),
-        (StateType.CANCELLING, STOPPED, None),
+        (StateType.CANCELLING, STOPPED, Mismatch.DEAD),
+        (StateType.CANCELLING, RUNNING, None),
         (StateType.PAUSED, STOPPED, None),
         (None, STOPPED, None),
         (None, MISSING, None),
@@ -179,3 +180,29 @@ def test_a_task_that_ecs_does_not_know_any_more_ends_its_flow_run() -> None:
         now[0] += LOOK_SECONDS
         tasks.look({id: StateType.RUNNING})
     assert crashed == [id]
+
+
+def test_words_of_ecs_are_not_looked_up_again() -> None:
+    ecs, id = Ecs(), uuid4()
+    tasks, _ = tasks_of(ecs, {id: f"c::{ARN}"}, [])
+    state = Crashed(message=EcsTask(status="STOPPED", code="SpotInterruption", started=True).words())
+    assert tasks.explained(id, state) is state
+    assert ecs.asked == []
+
+
+def test_at_a_runs_end_whose_task_has_stopped_is_over_at_once_and_nobody_else() -> None:
+    ids = [uuid4() for _ in range(4)]
+    arns = [f"{ARN[:-1]}{number}" for number in range(3)]
+    pids: dict[UUID, str | None] = dict(zip(ids, [f"c::{arn}" for arn in arns] + ["host:1"], strict=True))
+    stopped, runs = {"lastStatus": "STOPPED", "stopCode": "SpotInterruption"}, {"lastStatus": "RUNNING"}
+    ecs = Ecs(tasks=[{"taskArn": arn, **about} for arn, about in zip(arns, (stopped, runs, stopped), strict=True)])
+    crashed: list[UUID] = []
+    tasks, _ = tasks_of(ecs, pids, crashed)
+    tasks.settle(
+        dict(
+            zip(ids, [StateType.CANCELLING, StateType.CANCELLING, StateType.SCHEDULED, StateType.RUNNING], strict=True)
+        )
+    )
+    assert (crashed, ecs.stopped, len(ecs.asked)) == ([ids[0]], [], 1)
+    tasks.settle({})
+    assert len(ecs.asked) == 1, "nobody is left to ask about"
