@@ -29,6 +29,7 @@ from tasks.corpus.failures import PdfFlowsError
 START_SECONDS = 180.0
 END_SECONDS = 60.0
 COMMAND_SECONDS = 120.0
+BUSY_SECONDS = 60.0
 FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 KEEP = ("PATH", "HOME", "LANG", "LC_ALL", "NO_PROXY", "no_proxy", "TMPDIR")
 """Of this process's environment, in the programs that stand for the control host: it has none of a developer's settings."""
@@ -151,17 +152,37 @@ class Stage:
     # -- Prefect's API ----------------------------------------------------------------------------------------------
 
     def ask(self, method: str, path: str, **body: Any) -> Any:
-        """A request; its answer. Raises httpx's errors."""
+        """A request; its answer. A server that is busy (503, SQLite's lock) is asked again. Raises PdfFlowsError."""
+        until = time.monotonic() + BUSY_SECONDS
+        while True:
+            try:
+                answer = self._request(method, path, body)
+            except httpx.HTTPError as error:
+                raise PdfFlowsError(f"the stage's Prefect server does not answer {method} {path}: {error!r}") from error
+            if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE or time.monotonic() >= until:
+                break
+            time.sleep(1.0)
+        if answer.is_error:
+            raise PdfFlowsError(
+                f"the stage's Prefect server refuses {method} {path}: {answer.status_code} {answer.text[:300]}"
+            )
+        return answer.json() if answer.content else None
+
+    def _request(self, method: str, path: str, body: dict[str, Any] | None = None) -> httpx.Response:
         user, _, password = self._auth.partition(":")
         with httpx.Client(auth=(user, password), timeout=30) as client:
-            answer = client.request(method, f"{self.api}/{path}", json=body or None)
-        answer.raise_for_status()
-        return answer.json() if answer.content else None
+            return client.request(method, f"{self.api}/{path}", json=body or None)
 
     def convert(self, **parameters: Any) -> str:
         """Trigger the deployment convert-corpus, as the UI does. The flow run's id."""
         (deployment,) = self.ask("POST", "deployments/filter", deployments={"name": {"any_": ["convert-corpus"]}})
-        found = self.ask("POST", f"deployments/{deployment['id']}/create_flow_run", parameters=parameters)
+        # Asked twice, it is the same flow run.
+        found = self.ask(
+            "POST",
+            f"deployments/{deployment['id']}/create_flow_run",
+            parameters=parameters,
+            idempotency_key=secrets.token_hex(8),
+        )
         return str(found["id"])
 
     def run(self, id: str) -> dict[str, Any]:
@@ -202,7 +223,7 @@ class Stage:
 
     def _healthy(self) -> bool:
         try:
-            return self.ask("GET", "health") is True
+            return self._request("GET", "health").is_success
         except httpx.HTTPError:
             return False
 
