@@ -13,6 +13,8 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -34,10 +36,12 @@ from tasks.options import LauncherName, Options, options_of
 from tasks.passwords import read_passwords
 from tasks.plan import Stores, open_stores
 from tasks.share import Predecessors, Share, report_if_last, share_of
+from tasks.waking import waking_main
 from tasks.worker import Summary, Worker, WorkerSettings
 
 DONE, FAILURES, USAGE, STOPPED = 0, 1, 2, 3
 """Exit statuses, as of `pdf-flows convert`."""
+HEARD = (signal.SIGTERM, signal.SIGINT)
 LIVES = 10
 """In one process, for what others gave back or left: each has to get on."""
 FURTHER = frozenset(
@@ -147,21 +151,26 @@ class Terminated(BaseException):
 
 
 class Signals:
-    """SIGTERM and SIGINT: drain the worker; where there is none, end at once. As a context manager it has the handlers."""
+    """SIGTERM and SIGINT: drain the worker; where there is none, end at once."""
 
     def __init__(self) -> None:
         self._worker: Worker | None = None
         self.told = False
 
-    def __enter__(self) -> Signals:
-        for number in (signal.SIGTERM, signal.SIGINT):
+    @contextmanager
+    def heard(self) -> Iterator[None]:
+        """While they are. Raises Terminated where one came before that could be handled."""
+        for number in HEARD:
             signal.signal(number, self._handle)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            # From here on there is nothing to save; a signal now must not turn the exit status into a signal's.
-            signal.signal(number, signal.SIG_IGN)
+        try:
+            with waking_main():
+                # The entrypoint held them back while this process was loading what it needs.
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, HEARD)
+                yield
+        finally:
+            for number in HEARD:
+                # From here on there is nothing to save; a signal now must not turn the exit status into a signal's.
+                signal.signal(number, signal.SIG_IGN)
 
     def live(self, worker: Worker) -> Summary:
         """A worker's life, drained by a signal."""
@@ -294,20 +303,21 @@ def main() -> int:
     for noisy in ("botocore", "boto3", "urllib3", "s3transfer"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     log = logging.getLogger("pdf_flows.worker")
-    with Signals() as signals:
-        try:
+    signals = Signals()
+    try:
+        with signals.heard():
             contract = read_contract()
             os.environ.setdefault("AWS_DEFAULT_REGION", contract.aws_default_region)
             return PartitionWorker(contract, log, signals).run()
-        except UsageError as error:
-            log.error("%s", error)  # noqa: TRY400 - one line is what a person needs
-            return USAGE
-        except Terminated:
-            log.warning("Terminated before any document was in hand: start it again to go on")
-            return STOPPED
-        except PdfFlowsError as error:
-            log.error("%s; start it again to go on", error)  # noqa: TRY400
-            return STOPPED
+    except UsageError as error:
+        log.error("%s", error)  # noqa: TRY400 - one line is what a person needs
+        return USAGE
+    except Terminated:
+        log.warning("Terminated before any document was in hand: start it again to go on")
+        return STOPPED
+    except PdfFlowsError as error:
+        log.error("%s; start it again to go on", error)  # noqa: TRY400
+        return STOPPED
 
 
 if __name__ == "__main__":

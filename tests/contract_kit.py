@@ -15,6 +15,8 @@ from chaos.seen import RunView
 
 ROOT = Path(__file__).resolve().parents[1]
 ENTRYPOINT = ROOT / "worker_image" / "entrypoint.py"
+COMMAND = [sys.executable, "-I", "-S", str(ENTRYPOINT)]
+"""As the image has it."""
 SECRET = "testing-secret"
 """The moto server's AWS_SECRET_ACCESS_KEY (conftest.py)."""
 
@@ -52,7 +54,7 @@ class Contract:
         number = {} if worker is None else {"WORKER_ID": str(worker)}
         env = kept | self.variables | number | {"TMPDIR": str(scratch), "HOME": str(scratch)} | more
         env = {name: value for name, value in env.items() if value != "UNSET"}
-        self.started.append(Container(scratch / "log", [sys.executable, "-I", str(ENTRYPOINT), *arguments], env))
+        self.started.append(Container(scratch / "log", [*COMMAND, *arguments], env))
         return self.started[-1]
 
     def view(self, run_id: str | None = None) -> RunView:
