@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -24,7 +24,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 from tasks.cloudwatch import shipping
 from tasks.corpus import paths
 from tasks.corpus.failures import PdfFlowsError, StoreError, UsageError
-from tasks.corpus.lives import numbers
+from tasks.corpus.lives import NumberTaken, numbers
 from tasks.corpus.partition import partitions_of_worker
 from tasks.corpus.runs import RunSpec
 from tasks.corpus.store import Store, check_readable, open_store
@@ -33,7 +33,7 @@ from tasks.engines.protocol import EngineName, Limits, Rendering
 from tasks.failure_mirror import FailureMirror
 from tasks.joining import join_run
 from tasks.options import LauncherName, Options, options_of
-from tasks.passwords import read_passwords
+from tasks.passwords import PREFECT_SECRET, SECRETS_MANAGER, read_passwords
 from tasks.plan import Stores, open_stores
 from tasks.share import Predecessors, Share, report_if_last, share_of
 from tasks.waking import waking_main
@@ -84,6 +84,13 @@ class Contract(BaseSettings):
     @classmethod
     def _one_spelling(cls, prefix: str) -> str:
         return prefix.strip("/")
+
+    @field_validator("password_file")
+    @classmethod
+    def _without_prefect(cls, reference: str | None) -> str | None:
+        if reference is not None and reference.startswith(PREFECT_SECRET):
+            raise ValueError(f"a Prefect Secret needs Prefect: a mounted file's path, or {SECRETS_MANAGER}NAME")
+        return reference
 
     @property
     def input(self) -> str:
@@ -224,7 +231,7 @@ class PartitionWorker:
             spec.documents,
         )
         place = open_store(f"s3://{contract.s3_output_bucket}", writable=True)
-        with FailureMirror(runs, spec, contract.worker_id, place, log) as mirror:
+        with FailureMirror(runs, spec, contract.worker_id, place, contract.s3_output_prefix, log) as mirror:
             share = self._lives(options, spec, stores, passwords)
             if share is None:
                 self._go_on(spec)
@@ -245,10 +252,7 @@ class PartitionWorker:
         before = Predecessors(runs, spec)
         share: Share | None = None
         for _ in range(LIVES):
-            former = before.of_worker(worker)
-            summary = self._signals.live(
-                Worker(self._settings(options, spec, runs, former), self._log, passwords=passwords)
-            )
+            summary = self._live(before, lambda number: self._settings(options, spec, runs, number), passwords)
             if summary.stopped is not None:
                 return None
             remaining = share.result.account.remaining if share is not None else None
@@ -265,16 +269,27 @@ class PartitionWorker:
                 break
         return share
 
-    def _settings(self, options: Options, spec: RunSpec, runs: Store, former: int) -> WorkerSettings:
+    def _live(self, before: Predecessors, settings: Callable[[int], WorkerSettings], passwords: list[str]) -> Summary:
+        """The next life, once all before it are over. Raises UsageError where one goes on working."""
+        while True:
+            number = before.of_worker(self._contract.worker_id)
+            try:
+                return self._signals.live(Worker(settings(number), self._log, passwords=passwords))
+            except NumberTaken:
+                # The same WORKER_ID was started at the same moment, and was faster: it is at work, or died since.
+                continue
+
+    def _settings(self, options: Options, spec: RunSpec, runs: Store, number: int) -> WorkerSettings:
         # A number of its own for each life, and none of a parent's: failures that may pass are tried again by the next one, and
         # nobody waits for the heartbeat of a parent that this life never had.
-        epoch = max([former, *(number + 1 for number in numbers(runs, paths.parents(spec.run_id)))])
+        epoch = max([number, *(parent + 1 for parent in numbers(runs, paths.parents(spec.run_id)))])
         return WorkerSettings(
             runs=options.runs_url,
             run_id=spec.run_id,
             worker=self._contract.worker_id,
             workers=self._contract.total_workers,
             epoch=epoch,
+            attempt=number,
             retries=options.retries,
             retry_failed=options.retry_failed,
             steal=False,
