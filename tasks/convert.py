@@ -24,6 +24,7 @@ from tasks.corpus.manifest import Row
 from tasks.corpus.names import printable
 from tasks.fleet.local import when_parent_ends
 from tasks.quiet import expect_failed_state
+from tasks.waking import waking_main
 from tasks.worker import Log, Summary, Worker, WorkerSettings
 
 
@@ -154,7 +155,8 @@ def _drained_by_sigterm(worker: Worker) -> Iterator[None]:
         signal.SIGTERM, lambda number, frame: threading.Thread(target=worker.drain, args=("terminated",)).start()
     )
     try:
-        yield
+        with waking_main():
+            yield
     finally:
         signal.signal(signal.SIGTERM, former)
 

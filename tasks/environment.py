@@ -13,6 +13,8 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -22,7 +24,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 from tasks.cloudwatch import shipping
 from tasks.corpus import paths
 from tasks.corpus.failures import PdfFlowsError, StoreError, UsageError
-from tasks.corpus.lives import numbers
+from tasks.corpus.lives import NumberTaken, numbers
 from tasks.corpus.partition import partitions_of_worker
 from tasks.corpus.runs import RunSpec
 from tasks.corpus.store import Store, check_readable, open_store
@@ -31,13 +33,15 @@ from tasks.engines.protocol import EngineName, Limits, Rendering
 from tasks.failure_mirror import FailureMirror
 from tasks.joining import join_run
 from tasks.options import LauncherName, Options, options_of
-from tasks.passwords import read_passwords
+from tasks.passwords import PREFECT_SECRET, SECRETS_MANAGER, read_passwords
 from tasks.plan import Stores, open_stores
 from tasks.share import Predecessors, Share, report_if_last, share_of
+from tasks.waking import waking_main
 from tasks.worker import Summary, Worker, WorkerSettings
 
 DONE, FAILURES, USAGE, STOPPED = 0, 1, 2, 3
 """Exit statuses, as of `pdf-flows convert`."""
+HEARD = (signal.SIGTERM, signal.SIGINT)
 LIVES = 10
 """In one process, for what others gave back or left: each has to get on."""
 FURTHER = frozenset(
@@ -80,6 +84,13 @@ class Contract(BaseSettings):
     @classmethod
     def _one_spelling(cls, prefix: str) -> str:
         return prefix.strip("/")
+
+    @field_validator("password_file")
+    @classmethod
+    def _without_prefect(cls, reference: str | None) -> str | None:
+        if reference is not None and reference.startswith(PREFECT_SECRET):
+            raise ValueError(f"a Prefect Secret needs Prefect: a mounted file's path, or {SECRETS_MANAGER}NAME")
+        return reference
 
     @property
     def input(self) -> str:
@@ -147,21 +158,26 @@ class Terminated(BaseException):
 
 
 class Signals:
-    """SIGTERM and SIGINT: drain the worker; where there is none, end at once. As a context manager it has the handlers."""
+    """SIGTERM and SIGINT: drain the worker; where there is none, end at once."""
 
     def __init__(self) -> None:
         self._worker: Worker | None = None
         self.told = False
 
-    def __enter__(self) -> Signals:
-        for number in (signal.SIGTERM, signal.SIGINT):
+    @contextmanager
+    def heard(self) -> Iterator[None]:
+        """While they are. Raises Terminated where one came before that could be handled."""
+        for number in HEARD:
             signal.signal(number, self._handle)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            # From here on there is nothing to save; a signal now must not turn the exit status into a signal's.
-            signal.signal(number, signal.SIG_IGN)
+        try:
+            with waking_main():
+                # The entrypoint held them back while this process was loading what it needs.
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, HEARD)
+                yield
+        finally:
+            for number in HEARD:
+                # From here on there is nothing to save; a signal now must not turn the exit status into a signal's.
+                signal.signal(number, signal.SIG_IGN)
 
     def live(self, worker: Worker) -> Summary:
         """A worker's life, drained by a signal."""
@@ -215,7 +231,7 @@ class PartitionWorker:
             spec.documents,
         )
         place = open_store(f"s3://{contract.s3_output_bucket}", writable=True)
-        with FailureMirror(runs, spec, contract.worker_id, place, log) as mirror:
+        with FailureMirror(runs, spec, contract.worker_id, place, contract.s3_output_prefix, log) as mirror:
             share = self._lives(options, spec, stores, passwords)
             if share is None:
                 self._go_on(spec)
@@ -236,10 +252,7 @@ class PartitionWorker:
         before = Predecessors(runs, spec)
         share: Share | None = None
         for _ in range(LIVES):
-            former = before.of_worker(worker)
-            summary = self._signals.live(
-                Worker(self._settings(options, spec, runs, former), self._log, passwords=passwords)
-            )
+            summary = self._live(before, lambda number: self._settings(options, spec, runs, number), passwords)
             if summary.stopped is not None:
                 return None
             remaining = share.result.account.remaining if share is not None else None
@@ -256,16 +269,27 @@ class PartitionWorker:
                 break
         return share
 
-    def _settings(self, options: Options, spec: RunSpec, runs: Store, former: int) -> WorkerSettings:
+    def _live(self, before: Predecessors, settings: Callable[[int], WorkerSettings], passwords: list[str]) -> Summary:
+        """The next life, once all before it are over. Raises UsageError where one goes on working."""
+        while True:
+            number = before.of_worker(self._contract.worker_id)
+            try:
+                return self._signals.live(Worker(settings(number), self._log, passwords=passwords))
+            except NumberTaken:
+                # The same WORKER_ID was started at the same moment, and was faster: it is at work, or died since.
+                continue
+
+    def _settings(self, options: Options, spec: RunSpec, runs: Store, number: int) -> WorkerSettings:
         # A number of its own for each life, and none of a parent's: failures that may pass are tried again by the next one, and
         # nobody waits for the heartbeat of a parent that this life never had.
-        epoch = max([former, *(number + 1 for number in numbers(runs, paths.parents(spec.run_id)))])
+        epoch = max([number, *(parent + 1 for parent in numbers(runs, paths.parents(spec.run_id)))])
         return WorkerSettings(
             runs=options.runs_url,
             run_id=spec.run_id,
             worker=self._contract.worker_id,
             workers=self._contract.total_workers,
             epoch=epoch,
+            attempt=number,
             retries=options.retries,
             retry_failed=options.retry_failed,
             steal=False,
@@ -294,20 +318,21 @@ def main() -> int:
     for noisy in ("botocore", "boto3", "urllib3", "s3transfer"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     log = logging.getLogger("pdf_flows.worker")
-    with Signals() as signals:
-        try:
+    signals = Signals()
+    try:
+        with signals.heard():
             contract = read_contract()
             os.environ.setdefault("AWS_DEFAULT_REGION", contract.aws_default_region)
             return PartitionWorker(contract, log, signals).run()
-        except UsageError as error:
-            log.error("%s", error)  # noqa: TRY400 - one line is what a person needs
-            return USAGE
-        except Terminated:
-            log.warning("Terminated before any document was in hand: start it again to go on")
-            return STOPPED
-        except PdfFlowsError as error:
-            log.error("%s; start it again to go on", error)  # noqa: TRY400
-            return STOPPED
+    except UsageError as error:
+        log.error("%s", error)  # noqa: TRY400 - one line is what a person needs
+        return USAGE
+    except Terminated:
+        log.warning("Terminated before any document was in hand: start it again to go on")
+        return STOPPED
+    except PdfFlowsError as error:
+        log.error("%s; start it again to go on", error)  # noqa: TRY400
+        return STOPPED
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """`failures/worker-<k>-failures.json` of the output bucket: the original place of a worker's failure report, kept current.
 
-The run's own file (`tasks/corpus/failure_file.py`) is of one run; this one is of the last run that the worker was of.
+All runs of a bucket share that place: it has the last one's. So each run's stands in a place of its own, too, by its prefix and
+id. Neither is ever read here: a worker's role may write them, and no more than that.
 """
 
 from __future__ import annotations
@@ -25,13 +26,16 @@ class FailureMirror:
 
     Args:
         place: the root of the output bucket.
+        prefix: the output's in it.
     """
 
-    def __init__(self, runs: Store, spec: RunSpec, worker: int, place: Store, log: logging.Logger) -> None:
+    def __init__(self, runs: Store, spec: RunSpec, worker: int, place: Store, prefix: str, log: logging.Logger) -> None:
         self._runs, self._spec, self._worker, self._place, self._log = runs, spec, worker, place, log
         self._key = paths.failures(spec.run_id, worker)
         self.key = f"failures/worker-{worker}-failures.json"
         """Where it is, below the bucket."""
+        self.kept = "/".join(filter(None, [f"failures/worker-{worker}", prefix, f"{spec.run_id}.json"]))
+        """Where it stays when another run takes that place."""
         self._etag: str | None = None
         self._said = self._settled = False
         self._ticker = Ticker("failures", SECONDS, self._copy)
@@ -39,7 +43,8 @@ class FailureMirror:
     def __enter__(self) -> FailureMirror:
         self._copy()
         if self._etag is None:  # an earlier run's failures are not this one's
-            self._put(FailedDocuments(run_id=self._spec.run_id, worker=self._worker).model_dump_json(indent=1).encode())
+            nothing = FailedDocuments(run_id=self._spec.run_id, worker=self._worker)
+            self._put(nothing.model_dump_json(indent=1).encode(), self.key)
         self._ticker.start()
         return self
 
@@ -66,7 +71,7 @@ class FailureMirror:
         ]
         found = FailedDocuments(run_id=self._spec.run_id, worker=self._worker, failures=entries)
         self._ticker.stop()
-        self._put(found.model_dump_json(indent=1).encode())
+        self._put(found.model_dump_json(indent=1).encode(), self.key, self.kept)
         self._settled = True
 
     def _copy(self) -> None:
@@ -82,12 +87,13 @@ class FailureMirror:
         except StoreError as error:
             self._say(error)
             return
-        if self._put(data):
+        if self._put(data, self.key, self.kept):
             self._etag = there.etag
 
-    def _put(self, data: bytes) -> bool:
+    def _put(self, data: bytes, *places: str) -> bool:
         try:
-            self._place.put(self.key, data)
+            for key in places:
+                self._place.put(key, data)
         except StoreError as error:
             self._say(error)
             return False

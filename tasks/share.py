@@ -110,7 +110,7 @@ class Predecessors:
         self._observer = Observer(runs, clock)
 
     def of_worker(self, worker: int) -> int:
-        """Wait until all former lives of a worker are over; how many there were. Raises UsageError where one goes on working."""
+        """Wait until all former lives of a worker are over; the next one's number. Raises UsageError where one works on."""
         attempts = numbers(self._runs, paths.worker(self._spec.run_id, worker))
         for attempt in attempts:
             if not self._over(prefix := paths.life(self._spec.run_id, worker, attempt), DRAIN_SECONDS, impatient=True):
@@ -119,7 +119,7 @@ class Predecessors:
                     f"worker {worker} of run {self._spec.run_id} is at work already"
                     f"{f' on {life.hostname}' if life is not None else ''}: each WORKER_ID runs once at a time"
                 )
-        return len(attempts)
+        return attempts[-1] + 1 if attempts else 0
 
     def of_documents(self, left: Collection[int]) -> set[Holder]:
         """Wait for whoever holds these documents; those that go on working with them."""

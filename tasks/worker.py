@@ -21,7 +21,7 @@ from tasks.corpus.claims import SUSPECT_DEATHS, Claim, Claims, Holder, Suspicion
 from tasks.corpus.failure_file import FailureFile
 from tasks.corpus.failures import Category, Failure, Fenced, PdfFlowsError, Phase, UsageError
 from tasks.corpus.ledger import Counts, LedgerWriter, Outcome, Record
-from tasks.corpus.lives import Stage, take_number, this_life
+from tasks.corpus.lives import Stage, take_number, take_this, this_life
 from tasks.corpus.manifest import Manifest, Row
 from tasks.corpus.runs import RunSpec, read_run
 from tasks.corpus.store import open_store
@@ -85,6 +85,8 @@ class WorkerSettings(BaseModel):
     beat_seconds: float = 15.0
     launch: int | None = None
     """Which launch of this worker it is."""
+    attempt: int | None = None
+    """The number that it must have: all lives before it are over. None: the next one that is free."""
     budgeted: bool = False
     """Claim only while the parent's spend record advances."""
     parent_patience: float = PARENT_PATIENCE_SECONDS
@@ -138,7 +140,10 @@ class Worker:
     # -- the life -------------------------------------------------------------------------------------------------
 
     def run(self) -> Summary:
-        """The whole life. Raises ConversionError (engine can't load), StoreError, Fenced; returns also when drained."""
+        """The whole life; returns also when drained.
+
+        Raises ConversionError (engine can't load), StoreError, Fenced, NumberTaken (only where it must have a number).
+        """
         settings = self._settings
         runs = open_store(settings.runs, writable=True)
         spec = patient()(read_run, runs, settings.run_id)
@@ -166,7 +171,10 @@ class Worker:
                 start = this_life(
                     settings.epoch, self._flow_run_id, launch=settings.launch, machine=machine.model_dump(mode="json")
                 )
-                attempt = patient()(take_number, runs, prefix, "start.json", start)
+                if settings.attempt is None:
+                    attempt = patient()(take_number, runs, prefix, "start.json", start)
+                else:
+                    attempt = patient()(take_this, runs, prefix, settings.attempt, "start.json", start)
                 life = Life(settings.run_id, settings.worker, attempt, settings.epoch, identity.engine)
                 own = paths.life(settings.run_id, settings.worker, attempt)
                 ledger = LedgerWriter(runs, own)

@@ -17,6 +17,8 @@ from deployments.rehearsal.container import NAMESPACE
 
 ROOT = Path(__file__).resolve().parents[1]
 ENTRYPOINT = ROOT / "worker_image" / "entrypoint.py"
+COMMAND = [sys.executable, "-I", "-S", str(ENTRYPOINT)]
+"""As the image has it."""
 SECRET = "testing-secret"
 """The moto server's AWS_SECRET_ACCESS_KEY (conftest.py)."""
 
@@ -58,7 +60,7 @@ class Contract:
         number = {} if worker is None else {"WORKER_ID": str(worker)}
         env = kept | self.variables | number | {"TMPDIR": str(scratch), "HOME": str(scratch)} | more
         env = {name: value for name, value in env.items() if value != "UNSET"}
-        command = [*(NAMESPACE if elsewhere else ()), sys.executable, "-I", str(ENTRYPOINT), *arguments]
+        command = [*(NAMESPACE if elsewhere else ()), *COMMAND, *arguments]
         self.started.append(Container(scratch / "log", command, env))
         return self.started[-1]
 

@@ -11,18 +11,25 @@ session of its own, whose leader passes over a SIGTERM that is meant for the flo
 
 from __future__ import annotations
 
-import os
 import signal
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from types import FrameType
-from typing import Final
+
+PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+if __name__ == "__main__":
+    # Before anything else is loaded: held back until there is a child that they can be passed on to.
+    signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)
+
+import os  # noqa: E402
+import sys  # noqa: E402
+from collections.abc import Collection, Iterator, Mapping, Sequence  # noqa: E402
+from pathlib import Path  # noqa: E402
+from types import FrameType  # noqa: E402
+from typing import Final  # noqa: E402
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 CONTRACT: Final = "WORKER_ID"
 """What says that a container without a command is a worker by the environment contract."""
-PASSED_ON: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+HELD: Final = (signal.SIGTERM, signal.SIGINT)
+"""What such a worker hears of when it is ready to (tasks/environment.py): by default it would end with a signal's status."""
 NOT_FOUND, NOT_RUNNABLE, USAGE, BY_SIGNAL = 127, 126, 2, 128
 """Exit statuses as a shell has them."""
 HOMES: Final = {"HOME": "/tmp", "PREFECT_HOME": "/tmp/prefect"}  # noqa: S108 - the image's only writable place
@@ -54,32 +61,37 @@ def homes(env: Mapping[str, str]) -> dict[str, str]:
     """The environment with homes that can be written."""
     found = dict(env)
     for name, instead in HOMES.items():
-        if not _writable(Path(found.get(name) or instead).expanduser()):
+        if not _writable(found.get(name) or instead):
             _say(f"{name}={found.get(name)} cannot be written: {instead} instead")
             found[name] = instead
     return found
 
 
-def _writable(folder: Path) -> bool:
+def _writable(place: str) -> bool:
     try:
+        folder = Path(place).expanduser()
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
+    except (OSError, RuntimeError):  # RuntimeError: "~" of nobody
         return False
     return os.access(folder, os.W_OK | os.X_OK)
 
 
 class Entrypoint:
-    """One child, from its start to its end."""
+    """One child, from its start to its end.
 
-    def __init__(self, command: Sequence[str], env: Mapping[str, str]) -> None:
+    Args:
+        held: signals that it is born with blocked.
+    """
+
+    def __init__(self, command: Sequence[str], env: Mapping[str, str], held: Collection[int] = ()) -> None:
         self._command = list(command)
         self._env = env
+        self._held = held
         self._flow = executes_a_flow(command)
         self._child = 0
 
     def run(self) -> int:
         """Start it, pass signals on, wait. Its exit status; 128 + n where signal n ended it."""
-        # Held back until there is a child that they can be passed on to.
         signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)
         for number in PASSED_ON:
             signal.signal(number, self._pass_on)
@@ -88,7 +100,7 @@ class Entrypoint:
                 self._command[0],
                 self._command,
                 self._env,
-                setsigmask=(),
+                setsigmask=self._held,
                 setsigdef=(*PASSED_ON, signal.SIGPIPE),
             )
         except FileNotFoundError:
@@ -153,7 +165,7 @@ def main(argv: Sequence[str]) -> int:
     env = homes(os.environ)
     # Flows and tasks import from here, whatever the working directory of a flow run is.
     env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), env.get("PYTHONPATH")]))
-    return Entrypoint(command, env).run()
+    return Entrypoint(command, env, () if argv else HELD).run()
 
 
 if __name__ == "__main__":

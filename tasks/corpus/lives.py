@@ -17,7 +17,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from tasks.corpus.failures import Category, NotFound
+from tasks.corpus.failures import Category, NotFound, PdfFlowsError
 from tasks.corpus.ledger import Counts
 from tasks.corpus.paths import SCHEMA
 from tasks.corpus.store import Store
@@ -164,6 +164,25 @@ def take_number(store: Store, prefix: str, name: str, life: Life) -> int:
     number = taken[-1] + 1 if taken else 0
     while not store.create(f"{prefix}{number}/{name}", life.model_dump_json().encode()):
         number += 1
+    return number
+
+
+class NumberTaken(PdfFlowsError):
+    """Another life has the number that this one wants to have."""
+
+
+def take_this(store: Store, prefix: str, number: int, name: str, life: Life) -> int:
+    """Take this number and no other: whoever comes between two looks at the numbers is noticed. Raises NumberTaken."""
+    key = f"{prefix}{number}/{name}"
+    if store.create(key, life.model_dump_json().encode()):
+        return number
+    try:
+        there = Life.model_validate_json(store.read(key))
+    except (NotFound, ValidationError):
+        there = None
+    # Where only the answer was lost, it is this very process.
+    if there is None or there.process != life.process:
+        raise NumberTaken(f"{key} is another life's")
     return number
 
 

@@ -6,6 +6,7 @@ whoever started it needs. Seconds are those from the signal (or notice) to the e
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -17,7 +18,7 @@ from typing import Any
 
 import httpx
 import pytest
-from contract_kit import ENTRYPOINT, ROOT, SECRET, Container, Contract
+from contract_kit import COMMAND, ENTRYPOINT, ROOT, SECRET, Container, Contract
 from unit.imds_server import ACTION, imds_server
 
 from chaos.api import Api
@@ -58,6 +59,19 @@ def descendants(pid: int) -> list[int]:
     return found[1:]
 
 
+def worker_of(container: Container) -> int:
+    """The process that the sandbox children are of."""
+    return parent_of(next(pid for pid in descendants(container.pid) if b"tasks.engines.child" in command_of(pid)))
+
+
+def other_thread_gets(number: int, pid: int) -> None:
+    """A signal as the kernel gives it while the main thread is busy with others: to a thread beside it."""
+    other = max(int(task.name) for task in Path(f"/proc/{pid}/task").iterdir())
+    assert other != pid
+    tgkill = {"x86_64": 234, "aarch64": 131}[os.uname().machine]
+    assert ctypes.CDLL(None).syscall(tgkill, pid, other, int(number)) == 0
+
+
 def gave_back(place: Contract, container: Container, page: int) -> None:
     """The document was given back with its pages, and nothing of it is left."""
     view = place.view()
@@ -74,8 +88,7 @@ def gave_back(place: Contract, container: Container, page: int) -> None:
 def no_secret(place: Contract, container: Container) -> None:
     """Nor in the log, nor in what a sandbox child can see of its surroundings."""
     children = [pid for pid in descendants(container.pid) if b"tasks.engines.child" in command_of(pid)]
-    assert children
-    worker = parent_of(children[0])
+    worker = worker_of(container)
     assert f"AWS_SECRET_ACCESS_KEY={SECRET}".encode() in Path(f"/proc/{worker}/environ").read_bytes(), (
         "no test otherwise"
     )
@@ -89,7 +102,11 @@ def no_secret(place: Contract, container: Container) -> None:
 
 @pytest.mark.parametrize(
     "how",
-    ["SIGTERM", "notice file", *(pytest.param(how, marks=pytest.mark.slow) for how in ("SIGINT", "metadata service"))],
+    [
+        "SIGTERM",
+        "notice file",
+        *(pytest.param(how, marks=pytest.mark.slow) for how in ("SIGINT", "SIGTERM to a thread", "metadata service")),
+    ],
 )
 def test_told_to_stop_without_prefect(contract: Contract, tmp_path: Path, how: str) -> None:
     contract.fill(1, LONG)
@@ -106,7 +123,9 @@ def test_told_to_stop_without_prefect(contract: Contract, tmp_path: Path, how: s
         at_page(contract, container, 0, 5)
         no_secret(contract, container)
         told = time.monotonic()
-        if how.startswith("SIG"):
+        if how == "SIGTERM to a thread":
+            other_thread_gets(signal.SIGTERM, worker_of(container))
+        elif how.startswith("SIG"):
             container.process.send_signal(signal.Signals[how])
         elif how == "notice file":
             write_notice(notice)
@@ -128,6 +147,17 @@ def test_told_to_stop_without_prefect(contract: Contract, tmp_path: Path, how: s
 
 def soon() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 120))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_told_to_stop_before_it_has_loaded_what_it_needs(contract: Contract, number: signal.Signals) -> None:
+    container = contract.start(0)
+    wait_for("the worker", lambda: children_of(container.pid, b"tasks.environment"), 20, pause=0.005)
+    container.process.send_signal(number)
+    assert container.wait() == 3, container.said
+    assert "Terminated before any document was in hand" in container.said
+    assert "Traceback" not in container.said
+    assert len(container.said.splitlines()) == 1
 
 
 @pytest.mark.slow
@@ -172,7 +202,7 @@ def test_a_long_document_goes_on_after_a_signal_a_notice_and_a_kill(
 
 def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-I", str(ENTRYPOINT), *arguments],
+        [*COMMAND, *arguments],
         env=dict(os.environ) | env, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
 
@@ -195,12 +225,17 @@ def test_a_home_that_cannot_be_written_is_replaced(tmp_path: Path) -> None:
     assert "cannot be written: /tmp/prefect instead" in done.stderr
 
 
+@pytest.mark.parametrize("home", ["~nobody-of-this-name/x", "~/x"])
+def test_a_home_of_nobody_is_replaced(home: str) -> None:
+    done = run("sh", "-c", "echo $HOME", HOME=home)
+    assert done.stdout.strip() == "/tmp"
+    assert done.stderr == f"pdf-flows: HOME={home} cannot be written: /tmp instead\n"
+
+
 def test_orphans_are_waited_for_and_signals_reach_the_command(tmp_path: Path) -> None:
     """As the first process of a container, as far as a subreaper is one."""
     script = "trap 'echo told; exit 5' TERM; echo ready; while :; do sleep 0.1; done"
-    with subprocess.Popen(
-        [sys.executable, "-I", str(ENTRYPOINT), "bash", "-c", script], stdout=subprocess.PIPE, text=True
-    ) as process:
+    with subprocess.Popen([*COMMAND, "bash", "-c", script], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         process.send_signal(signal.SIGTERM)
@@ -294,7 +329,7 @@ def execute(contract: Contract, flow: Flow, **more: str) -> Container:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("how", ["SIGTERM", "twice", "notice file"])
+@pytest.mark.parametrize("how", ["SIGTERM", "twice", "to a thread", "notice file"])
 def test_told_to_stop_in_a_flow_run(
     contract: Contract, flow: Callable[..., Flow], tmp_path: Path, how: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -308,6 +343,8 @@ def test_told_to_stop_in_a_flow_run(
     told = time.monotonic()
     if how == "notice file":
         write_notice(notice)
+    elif how == "to a thread":
+        other_thread_gets(signal.SIGTERM, worker_of(container))
     else:
         container.process.send_signal(signal.SIGTERM)
         if how == "twice":  # the host's watcher, and then ECS

@@ -25,12 +25,15 @@ import tasks.joining
 from deployments.rehearsal.container import can_isolate
 from tasks.corpus import paths
 from tasks.corpus.claims import Holder
-from tasks.corpus.failures import UsageError
+from tasks.corpus.failure_file import FailedDocument, FailedDocuments
+from tasks.corpus.failures import Category, Failure, Phase, UsageError
+from tasks.corpus.ledger import Outcome
 from tasks.corpus.lives import Heartbeat, Life, Process, Stage, read_fence, this_life, this_process
 from tasks.corpus.runs import Identity, RunSpec, Start
 from tasks.corpus.store import ObjectInfo
 from tasks.environment import Contract as Variables
 from tasks.environment import read_contract
+from tasks.failure_mirror import FailureMirror
 from tasks.joining import Living, RunHash, join_run, who_lives
 from tasks.options import Options, options_of
 from tasks.plan import open_stores, plan_run
@@ -92,6 +95,10 @@ def test_the_contract(setting: Callable[..., Variables]) -> None:
         ({"OPTIONS": '{"workers": 3}'}, r"OPTIONS: there is no option 'workers'"),
         ({"OPTIONS": '{"page_timeout": -1}'}, r"page-timeout"),
         ({"RUN_ID": "../x"}, r"bad run id"),
+        (
+            {"PASSWORD_FILE": "secret:mine"},
+            r"PASSWORD_FILE=secret:mine: a Prefect Secret needs Prefect: a mounted file's path, or secretsmanager:NAME$",
+        ),
         ({"S3_OUTPUT_BUCKET": "Capital_"}, r"not an S3 address"),
         ({"S3_OUTPUT_BUCKET": "pdfs", "S3_OUTPUT_PREFIX": "out"}, r"is inside the input"),
     ],
@@ -187,6 +194,9 @@ def test_an_input_that_changes_while_it_is_listed_is_listed_again(
 ELSEWHERE = Process(host="another-boot/pid:[1]", pid=1, started=1)
 BESIDE = Process(host=f"{this_process().host.partition('/')[0]}/pid:[1]", pid=1, started=1)
 """Another container of this machine."""
+
+
+ORIGINAL = "failures/worker-3-failures.json"
 
 
 class World:
@@ -328,6 +338,41 @@ def test_documents_in_the_hands_of_the_dead_come_free_and_of_the_living_do_not(w
     assert predecessors(world).of_documents([]) == set()
 
 
+# -- the original place of failures ---------------------------------------------------------------------------------
+
+
+def test_no_run_takes_another_ones_failures_away() -> None:
+    place = MemoryStore("s3://b")
+
+    def work(prefix: str, run_id: str, *failed: int) -> None:
+        runs = MemoryStore(f"s3://b/{prefix}/_runs")
+        spec = RunSpec(run_id=run_id, created="now", identity=IDENTITY, manifest="m", documents=10, partitions=5)
+        failure = Failure(category=Category.DAMAGED, phase=Phase.CONVERT, message="x", retryable=False, attempts=1)
+        entries = [
+            FailedDocument(
+                index=index, key="k", name="n", outcome=Outcome.FAILED, failure=failure, attempt=0, replay="r"
+            )
+            for index in failed
+        ]
+        with FailureMirror(runs, spec, 3, place, prefix, logging.getLogger("test")):
+            assert FailedDocuments.model_validate_json(place.read(ORIGINAL)).failures == []
+            if failed:
+                file = FailedDocuments(run_id=run_id, worker=3, failures=entries)
+                runs.put(paths.failures(run_id, 3), file.model_dump_json().encode())
+
+    work("out", "a", 2, 7)
+    assert len(FailedDocuments.model_validate_json(place.read(ORIGINAL)).failures) == 2
+    work("out/2025", "a", 2)
+    work("", "a", 2)
+    work("out", "b")
+    assert {info.key: len(json.loads(place.read(info.key))["failures"]) for info in place.list()} == {
+        ORIGINAL: 0,
+        "failures/worker-3/a.json": 1,
+        "failures/worker-3/out/2025/a.json": 1,
+        "failures/worker-3/out/a.json": 2,
+    }
+
+
 # -- whole workers --------------------------------------------------------------------------------------------------
 
 
@@ -384,6 +429,21 @@ def test_workers_started_at_the_same_time_join_one_run_and_convert_everything_on
     assert (status, account["converted"], account["remaining"], account["duplicates"]) == (0, 14, 0, 0)
     report = view.json("report.json")
     assert (report["state"], report["converted"], report["documents"]) == ("Completed", 14, 14)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_of_two_that_are_started_at_the_same_moment_one_works(contract: Callable[..., Contract]) -> None:
+    place = contract(workers=1)
+    place.fill(8, "seconds=0.5")
+    twins = [place.start(0, BEAT_SECONDS="0.3") for _ in range(3)]
+    statuses = sorted(twin.wait() for twin in twins)
+    assert statuses == [0, 2, 2], [twin.said for twin in twins]
+    for twin in twins:
+        assert twin.process.returncode == 0 or "worker 0 of run" in twin.said.splitlines()[-1]
+        assert twin.process.returncode == 0 or "is at work already" in twin.said.splitlines()[-1]
+    assert place.published() == dict.fromkeys(range(8), 1)
+    assert place.view().json("report.json")["state"] == "Completed"
 
 
 @pytest.mark.slow

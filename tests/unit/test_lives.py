@@ -20,11 +20,13 @@ from tasks.corpus.lives import (
     EXPIRY_SECONDS,
     Heartbeat,
     Life,
+    NumberTaken,
     Observer,
     Process,
     fence,
     numbers,
     take_number,
+    take_this,
     this_life,
 )
 from tasks.corpus.store import Store
@@ -75,6 +77,19 @@ def test_a_number_is_higher_than_all_before_it(folder: Store) -> None:
     folder.create("w/11/start.json", b"{}")
     assert take_number(folder, "w/", "start.json", elsewhere()) == 12
     assert numbers(folder, "w/") == [4, 11, 12]
+
+
+def test_one_number_and_no_other(store: Store) -> None:
+    mine, others = this_life(), elsewhere()
+    assert take_this(store, "w/", 3, "start.json", mine) == 3
+    with pytest.raises(NumberTaken):
+        take_this(store, "w/", 3, "start.json", others)
+    # It was taken, and only the answer was lost.
+    assert take_this(store, "w/", 3, "start.json", mine) == 3
+    store.put("w/4/start.json", b"no life")
+    with pytest.raises(NumberTaken):
+        take_this(store, "w/", 4, "start.json", mine)
+    assert numbers(store, "w/") == [3, 4]
 
 
 def test_a_life_that_beats_is_never_over(folder: Store, clock: Clock) -> None:
