@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
@@ -15,6 +16,11 @@ from tasks.corpus.failures import UsageError
 TAG = "Project"
 """Everything that belongs to a project carries this tag: what is left over is found by it."""
 PROJECT = "pdf-flows"
+_RESERVED = ("aws", "ecs", "fargate", "sthree-", "amzn-s3-demo-")
+"""ECS refuses capacity providers, S3 buckets whose names begin so (ECS, CreateCapacityProvider; S3, bucket naming rules)."""
+_NAME = re.compile(r"[a-z][a-z0-9]*(?:-[a-z0-9]+)*")
+_SHORTEST, _LONGEST = 3, 21
+"""Of the template's ProjectName: what is made of it must fit S3's 63 characters."""
 
 
 class Identity(BaseModel):
@@ -42,6 +48,19 @@ class Identity(BaseModel):
         return resource.split("/")[1] if resource.startswith("assumed-role/") else None
 
 
+def check_project(name: str) -> None:
+    """Raises UsageError where CloudFormation, ECR, ECS or S3 would refuse what is called after the project."""
+    if name.startswith(_RESERVED):
+        raise UsageError(
+            f"bad project name {name!r}: AWS keeps names that begin with {', '.join(_RESERVED)} to itself: choose another"
+        )
+    if _NAME.fullmatch(name) is None or not _SHORTEST <= len(name) <= _LONGEST:
+        raise UsageError(
+            f"bad project name {name!r}: give {_SHORTEST} to {_LONGEST} lower-case letters, digits and single dashes between "
+            "them, a letter first"
+        )
+
+
 class Account:
     """Clients for one project in one region; each is made when it is first asked for.
 
@@ -51,7 +70,7 @@ class Account:
         profile: of ~/.aws/config; None takes AWS_PROFILE's, else the default chain.
         clients: clients to use instead of boto3's, by service name (tests).
 
-    Raises UsageError: no region, or no such profile.
+    Raises UsageError: no region, no such profile, or a name that something in AWS would refuse.
     """
 
     def __init__(
@@ -65,6 +84,7 @@ class Account:
         from boto3.session import Session
         from botocore.exceptions import BotoCoreError
 
+        check_project(project)
         try:
             # boto3 reads AWS_DEFAULT_REGION and the profile only; AWS's other SDKs, and its own machines, go by AWS_REGION.
             self._session = Session(profile_name=profile, region_name=region or os.environ.get("AWS_REGION") or None)

@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 from deployments.aws.account import PROJECT, Account
 from deployments.say import tell
+from tasks.corpus.failures import UsageError
 
 if TYPE_CHECKING:
     from deployments.aws.connection import Connection
@@ -16,11 +17,14 @@ if TYPE_CHECKING:
     from deployments.aws.orchestration import Orchestration
     from deployments.aws.running import Running
     from deployments.aws.steps import Steps
+    from deployments.aws.stop import Patience
 
 DryRun = Annotated[bool, Parameter(name="--dry-run", negative="", help="Show what would be done, and change nothing.")]
 ApiUrl = Annotated[
     str | None,
-    Parameter(help="Prefect's API. Default: this machine's Prefect settings, else the stack's control host."),
+    Parameter(
+        help="Prefect's API. Default: the stack's: its control host's, or the one that it and this machine's settings name."
+    ),
 ]
 Types = Annotated[str | None, Parameter(name="--machine-types", help="EC2 instance types, with commas.")]
 MaxPrice = Annotated[str | None, Parameter(help="USD an hour that a Spot machine may cost.")]
@@ -43,6 +47,8 @@ class Where:
         return Account(self.project, region=self.region, profile=self.profile)
 
 
+MOST_DRAIN = 86_400
+"""Seconds."""
 HERE = Where()
 """As the environment says."""
 
@@ -52,11 +58,25 @@ def who(account: Account) -> None:
     tell(f"account {account.identity.account} as {account.identity.arn}, region {account.region}")
 
 
-def orchestration(found: Connection | str) -> Orchestration | str:
+def orchestration(found: Connection | str | None) -> Orchestration | str | None:
     """Prefect at the end of a connection, or why there is none."""
     from deployments.aws.orchestration import PrefectApi
 
-    return found if isinstance(found, str) else PrefectApi(found.url, found.auth)
+    return PrefectApi(found.url, found.auth) if found is not None and not isinstance(found, str) else found
+
+
+def of_stack(found: Connection | str | None) -> bool:
+    """Whether what was reached is the stack's own Prefect beyond doubt."""
+    return found is not None and not isinstance(found, str) and found.of_stack
+
+
+def patience(drain: float) -> Patience:
+    """How long `stop` waits. Raises UsageError."""
+    from deployments.aws.stop import Patience
+
+    if not 0 <= drain <= MOST_DRAIN:
+        raise UsageError(f"bad --drain {drain:g}: give seconds, 0 to {MOST_DRAIN}")
+    return Patience(drain=drain)
 
 
 def look(account: Account, state: FleetState | None = None) -> Running:

@@ -19,7 +19,9 @@ from deployments.aws.command_options import (
     Where,
     left_of,
     look,
+    of_stack,
     orchestration,
+    patience,
     steps_of,
     who,
 )
@@ -107,7 +109,9 @@ def up(
     max_price: Annotated[
         str | None, Parameter(help="USD an hour that a Spot machine may cost, or auto: from budget, workers and hours.")
     ] = None,
-    max_hours: Annotated[float | None, Parameter(help="A machine ends itself after so long. Default: 48.")] = None,
+    max_hours: Annotated[
+        float | None, Parameter(help="A machine ends itself after so many hours, a whole number. Default: 48.")
+    ] = None,
     build: Annotated[bool, Parameter(negative="", help="Build the workers' image in the account.")] = False,
     image: Annotated[str | None, Parameter(help="Use this image; no build is needed then.")] = None,
     vpc: Annotated[str | None, Parameter(help="An existing network, with --subnets.")] = None,
@@ -233,7 +237,7 @@ def stop(
     from deployments.aws.stack import Stacks
     from deployments.aws.steps import Steps
 
-    account, steps = where.account(), Steps(dry_run=dry_run)
+    account, steps, waits = where.account(), Steps(dry_run=dry_run), patience(drain)
     with explained():
         who(account)
         stack = Stacks(account).find()
@@ -243,8 +247,9 @@ def stop(
                 stack,
                 orchestration(prefect),
                 steps,
+                sure=of_stack(prefect),
                 pool=pool or WORKERS_POOL,
-                patience=runner.Patience(drain=drain),
+                patience=waits,
             )
         left = look(account)
     for note in found.notes:
@@ -262,7 +267,12 @@ def stop(
 def down(
     *,
     delete_buckets: Annotated[
-        bool, Parameter(negative="", help="Also delete the stack's buckets, with every PDF and every result in them.")
+        bool,
+        Parameter(
+            negative="",
+            help="Also delete the buckets that the stack made, with every PDF and every result in them; also those that an "
+            "earlier down kept.",
+        ),
     ] = False,
     drain: Annotated[float, Parameter(help="Seconds that workers get to finish what they have in hand.")] = 180.0,
     api_url: ApiUrl = None,
@@ -270,15 +280,14 @@ def down(
     where: Where = HERE,
     as_json: Json = False,
 ) -> int:
-    """Stop everything and delete the stack; buckets are kept unless asked. Fails, naming it, if any instance is left."""
+    """Stop everything and delete the stack; buckets are kept unless asked. Fails, naming it, if anything is left by the hour."""
     from deployments.aws import down as runner
     from deployments.aws import fleet_state
     from deployments.aws.connection import connected
     from deployments.aws.stack import Stacks
     from deployments.aws.steps import Steps
-    from deployments.aws.stop import Patience
 
-    account, steps = where.account(), Steps(dry_run=dry_run)
+    account, steps, waits = where.account(), Steps(dry_run=dry_run), patience(drain)
     with explained():
         who(account)
         stacks = Stacks(account, say=steps.say)
@@ -288,8 +297,9 @@ def down(
                 stacks,
                 orchestration(prefect),
                 steps,
+                sure=of_stack(prefect),
                 delete_buckets=delete_buckets,
-                patience=Patience(drain=drain),
+                patience=waits,
             )
         kept = [] if dry_run else fleet_state.kept(account)
         left = look(account, state)
@@ -304,7 +314,8 @@ def down(
         print_json({**data, **left_of(left)})
     else:
         say(left.line())
-    return 1 if found.left else 0
+    # What could not be looked at is not known to be gone.
+    return 1 if not dry_run and (found.left or found.notes or left.items or left.unseen) else 0
 
 
 def _usd(option: str, text: str | None) -> float | None:

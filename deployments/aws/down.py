@@ -8,18 +8,17 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from deployments.aws import scale_in, stop
+from deployments.aws import kept_buckets, scale_in, stop
 from deployments.aws.account import Account
-from deployments.aws.errors import code_of
+from deployments.aws.errors import DENIED, code_of
 from deployments.aws.fleet_state import FleetState, look
 from deployments.aws.orchestration import Orchestration
-from deployments.aws.stack import BUCKET, Resource, Stack, Stacks
+from deployments.aws.stack import Resource, Stacks
 from deployments.aws.steps import Steps
 
 DELETE_AT_ONCE = 1000
 IMAGES_AT_ONCE = 100
-KEPT_OUTPUTS = ("InputBucket", "OutputBucket")
-"""Buckets with the user's documents: kept unless asked."""
+BUCKET, REPOSITORY = "AWS::S3::Bucket", "AWS::ECR::Repository"
 
 
 class Gone(BaseModel):
@@ -37,9 +36,10 @@ class Gone(BaseModel):
 def down(
     account: Account,
     stacks: Stacks,
-    prefect: Orchestration | str,
+    prefect: Orchestration | str | None,
     steps: Steps,
     *,
+    sure: bool = True,
     delete_buckets: bool = False,
     patience: stop.Patience = stop.PATIENCE,
     sleep: Callable[[float], None] = time.sleep,
@@ -49,44 +49,74 @@ def down(
     Raises AwsError naming what CloudFormation could not delete, boto3's errors.
     """
     stack = stacks.find() if steps.dry_run else stacks.settle()
-    stopped = stop.stop(account, stack, prefect, steps, patience=patience, sleep=sleep)
+    stopped = stop.stop(account, stack, prefect, steps, sure=sure, patience=patience, sleep=sleep)
     for group in scale_in.find_groups(account):
         if group.maximum:
             # While the stack is being deleted nobody may start a machine again.
             steps.do(f"close {group.name}", lambda group=group: scale_in.to_zero(account, group, closed=True))
     kept: list[str] = []
+    notes = list(stopped.notes)
     if stack is None:
         steps.note(f"there is no stack {stacks.name}")
     else:
-        kept = _delete_stack(account, stacks, stack, steps, delete_buckets=delete_buckets)
+        kept = _delete_stack(account, stacks, steps, delete_buckets=delete_buckets)
+    if delete_buckets:
+        _delete_kept(account, steps, notes)
     if steps.dry_run:
-        return Gone(kept=tuple(kept), notes=stopped.notes), None
-    state = look(account)
+        return Gone(kept=tuple(kept), notes=tuple(notes)), None
+    state = _look(account, patience, sleep)
     left = tuple(instance.words() for instance in state.living)
-    return Gone(left=left, kept=tuple(kept), notes=stopped.notes), state
+    return Gone(left=left, kept=tuple(kept), notes=tuple(notes)), state
 
 
-def _delete_stack(account: Account, stacks: Stacks, stack: Stack, steps: Steps, *, delete_buckets: bool) -> list[str]:
+def _look(account: Account, patience: stop.Patience, sleep: Callable[[float], None]) -> FleetState:
+    """What is left, when what went with the machines has had time to go."""
+    until = time.monotonic() + patience.vanish
+    while True:
+        state = look(account)
+        if state.living or not state.others or time.monotonic() >= until:
+            return state
+        sleep(patience.poll)
+
+
+def _delete_stack(account: Account, stacks: Stacks, steps: Steps, *, delete_buckets: bool) -> list[str]:
     resources = [r for r in stacks.resources() if r.status != "DELETE_COMPLETE" and r.physical]
-    documents = {stack.output(name) for name in KEPT_OUTPUTS}
-    own = [r.physical for r in resources if r.type == BUCKET]
+    own = {r.logical: r.physical for r in resources if r.type == BUCKET and r.logical in kept_buckets.BUCKETS}
     # The stack cannot delete what is not empty; buckets with documents it leaves where they are (DeletionPolicy).
-    doomed = [name for name in own if delete_buckets or name not in documents]
-    for name in doomed:
+    doomed = {logical: name for logical, name in own.items() if delete_buckets or logical not in kept_buckets.DOCUMENTS}
+    for name in doomed.values():
         steps.do(f"empty the bucket {name}", lambda name=name: empty_bucket(account, name))
     for resource in resources:
-        if resource.type == "AWS::ECR::Repository":
+        if resource.type == REPOSITORY and resource.logical == "Repository":
             steps.do(f"delete the images of {resource.physical}", lambda r=resource: _empty_repository(account, r))
         if resource.type == "AWS::IAM::ManagedPolicy":
             _free_policy(account, resource, {r.physical for r in resources if r.type == "AWS::IAM::Role"}, steps)
     steps.do(f"delete the stack {stacks.name}", lambda: _deleted(stacks))
-    for name in doomed:
-        if name in documents:
+    for logical, name in doomed.items():
+        if logical in kept_buckets.DOCUMENTS:
             steps.do(f"delete the bucket {name}", lambda name=name: _delete_bucket(account, name))
-    kept = [name for name in own if name not in doomed]
+    kept = [name for logical, name in own.items() if logical not in doomed]
     if kept:
         steps.note(f"kept: {', '.join('s3://' + name for name in kept)} (--delete-buckets deletes them, too)")
     return kept
+
+
+def _delete_kept(account: Account, steps: Steps, notes: list[str]) -> None:
+    """Also those that an earlier `down`, without the option, left behind."""
+    from botocore.exceptions import ClientError
+
+    done = {step.what for step in steps.done}
+    try:
+        found = [name for name in kept_buckets.find(account) if f"empty the bucket {name}" not in done]
+    except ClientError as error:
+        if code_of(error) not in DENIED:
+            raise
+        why = f"{error.operation_name}: {code_of(error)}"
+        notes.append(f"buckets that an earlier down kept were not looked for ({why})")
+        return
+    for name in found:
+        steps.do(f"empty the bucket {name}, which an earlier down kept", lambda name=name: empty_bucket(account, name))
+        steps.do(f"delete the bucket {name}", lambda name=name: _delete_bucket(account, name))
 
 
 def _deleted(stacks: Stacks) -> str:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from deployments.aws.account import TAG, Account
 from deployments.aws.errors import DENIED, code_of
+from deployments.aws.showing import plain
 from tasks.fleet.machine import Lifecycle, Machine
 
 LIVING = ("pending", "running", "stopping", "stopped")
@@ -58,7 +59,7 @@ class Instance(BaseModel):
 
     def words(self) -> str:
         """For people."""
-        name = f" {self.name}" if self.name else ""
+        name = f" {plain(self.name)}" if self.name else ""
         return f"{self.id} ({self.type} {self.lifecycle},{name} {self.state})"
 
 
@@ -106,6 +107,11 @@ class FleetState(BaseModel):
         """Instances that are there."""
         return tuple(instance for instance in self.instances if instance.living)
 
+    @property
+    def others(self) -> bool:
+        """Whether something else is there that costs by the hour."""
+        return bool(self.volumes or self.addresses or self.gateways or self.endpoints)
+
 
 def look(account: Account) -> FleetState:
     """What carries the project's tag, and the volumes attached to its instances.
@@ -148,7 +154,7 @@ def _volumes(account: Account, instances: Sequence[Instance]) -> Iterator[Volume
         # Volumes that somebody attached by hand, or whose launch template had no tag for them.
         where = [{"Name": "attachment.instance-id", "Values": attached[start : start + 100]}]
         found |= {item["VolumeId"]: item for item in _pages(ec2, "describe_volumes", "Volumes", Filters=where)}
-    return (_volume(item) for item in found.values())
+    return (_volume(item) for item in found.values() if item["State"] not in ("deleting", "deleted"))
 
 
 def _addresses(account: Account) -> Iterator[Address]:

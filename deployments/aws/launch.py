@@ -9,9 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from deployments.aws import images, links
 from deployments.aws.account import TAG, Account
-from deployments.aws.errors import AwsError, code_of, explain, message_of
+from deployments.aws.errors import AwsError, boto_errors, code_of, explain, message_of
 from deployments.aws.fleet_state import Instance, find_instances
 from deployments.aws.pool_prices import Ranked
+from deployments.aws.showing import plain
 from deployments.aws.steps import Steps
 from deployments.aws.user_data import LOG_GROUP, Boot, render
 from tasks.corpus.failures import UsageError
@@ -223,7 +224,7 @@ def make_log_group(account: Account) -> str:
 
 
 def launch(account: Account, order: Order, steps: Steps) -> list[Launched]:
-    """Start what does not run yet. A pool that has no capacity is passed over; anything else ends the launch.
+    """Start what does not run yet. A pool that has no capacity is passed over; anything else ends the launch, and is told.
 
     Raises boto3's errors only where nothing was started yet.
     """
@@ -264,26 +265,39 @@ def _already(worker: int, instance: Instance) -> Launched:
 
 
 def _start(account: Account, order: Order, worker: int) -> Launched:
-    from botocore.exceptions import ClientError
-
     ec2 = account.client("ec2")
     tried: list[str] = []
     for type_, zone in _usable(order):
         try:
             answer = ec2.run_instances(**request(account, order, worker, type_, zone))
-        except ClientError as error:
+        except boto_errors() as error:
             if code_of(error) in NEXT_POOL:
                 tried.append(f"{type_} {zone}: {code_of(error)}")
                 continue
-            return Launched(worker=worker, instance=None, note=_why(error))
+            return _unsaid(account, worker, _why(error)) if not code_of(error) else _not(worker, _why(error))
         item = answer["Instances"][0]
         return Launched(worker=worker, instance=item["InstanceId"], type=type_, zone=zone)
     shown = "; ".join(tried[:3]) + (f" and {len(tried) - 3} more" if len(tried) > 3 else "")
-    return Launched(
-        worker=worker,
-        instance=None,
-        note=f"no capacity in any pool ({shown}): try again later, with other --machine-types, or --on-demand",
+    return _not(
+        worker, f"no capacity in any pool ({shown}): try again later, with other --machine-types, or --on-demand"
     )
+
+
+def _not(worker: int, why: str) -> Launched:
+    return Launched(worker=worker, instance=None, note=why)
+
+
+def _unsaid(account: Account, worker: int, why: str) -> Launched:
+    """EC2 was asked and its answer was lost: whether the machine was started its tag says, if somewhat later."""
+    try:
+        found = [i for i in find_instances(account, "pending", "running") if i.worker == str(worker)]
+    except boto_errors():
+        found = []
+    if found:
+        instance = found[0]
+        note = "EC2's answer was lost; found by its tag"
+        return Launched(worker=worker, instance=instance.id, type=instance.type, zone=instance.zone, note=note)
+    return _not(worker, f"{why} (it may have been started: pdf-flows aws status shows it, pdf-flows aws stop ends it)")
 
 
 def _usable(order: Order) -> Iterator[tuple[str, str]]:
@@ -292,7 +306,7 @@ def _usable(order: Order) -> Iterator[tuple[str, str]]:
 
 def _why(error: Any) -> str:
     known = explain(error)
-    return f"{known.code}: {message_of(error)}: {known.remedy}"
+    return f"{known.code}: {plain(message_of(error))}: {known.remedy}" if known.code else plain(known.text)
 
 
 def described(account: Account, order: Order) -> str:

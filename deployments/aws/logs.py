@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from deployments.aws.account import Account
 from deployments.aws.errors import code_of
+from deployments.aws.showing import block, plain
 from deployments.aws.user_data import LOG_GROUP
 from tasks.corpus.failures import UsageError
 
@@ -50,8 +51,8 @@ class Line(BaseModel):
 
     def shown(self) -> str:
         """For people."""
-        worker = f"worker-{self.worker}" if self.worker is not None else self.stream
-        return f"{self.at:%Y-%m-%d %H:%M:%S} {worker} {self.text}"
+        worker = f"worker-{self.worker}" if self.worker is not None else plain(self.stream)
+        return f"{self.at:%Y-%m-%d %H:%M:%S} {worker} {block(self.text)}"
 
 
 class Wanted(BaseModel):

@@ -10,12 +10,18 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict
 
 from deployments.aws.errors import AwsError
+from deployments.aws.showing import plain
 
 WORKERS_POOL = "pdf-flows-workers"
 PARENTS = ("convert-corpus", "retry-failures")
 """Flows that launch workers."""
+OTHER_SHAPES = (ValueError, TypeError, LookupError, AttributeError)
+"""What Prefect's client raises over an answer that is no answer of Prefect: it does not check."""
 WORKER = "convert-partition"
 PAGE = 200
+SECONDS = 15.0
+RETRIES = 2
+"""Of each request: somebody waits for machines that cost money, and Prefect's own patience is some minutes."""
 
 
 class Run(BaseModel):
@@ -35,7 +41,7 @@ class Run(BaseModel):
 
 
 class Orchestration(Protocol):
-    """What the commands need of Prefect. Raises AwsError where its API does not answer."""
+    """What the commands need of Prefect. Raises AwsError where its API does not answer, or not as Prefect's does."""
 
     @property
     def url(self) -> str:
@@ -50,8 +56,8 @@ class Orchestration(Protocol):
         """The project's flow runs that are not over."""
         ...
 
-    def cancel(self, runs: Sequence[Run]) -> None:
-        """Ask them to end: each drains, and ends as Cancelled."""
+    def cancel(self, runs: Sequence[Run]) -> list[str]:
+        """Ask them to end: each drains, and ends as Cancelled. Returns, in words, those for which that was refused."""
         ...
 
 
@@ -119,28 +125,53 @@ class PrefectApi:
                     ]
         return found
 
-    def cancel(self, runs: Sequence[Run]) -> None:
+    def cancel(self, runs: Sequence[Run]) -> list[str]:
+        import httpx
+        from prefect.exceptions import ObjectNotFound, PrefectException
         from prefect.states import Cancelling
 
+        refused: list[str] = []
         with self._client() as client:
             for run in runs:
-                client.set_flow_run_state(run.id, Cancelling(message="pdf-flows aws stop"))
+                try:
+                    client.set_flow_run_state(run.id, Cancelling(message="pdf-flows aws stop"))
+                except ObjectNotFound:
+                    continue  # deleted meanwhile
+                except (httpx.HTTPStatusError, PrefectException) as error:
+                    # Of one that can't be cancelled the others know nothing.
+                    refused.append(f"{plain(run.name)} ({_words(error)})")
+        return refused
 
     @contextlib.contextmanager
     def _client(self) -> Iterator[Any]:
         import httpx
         from prefect.client.orchestration import get_client
         from prefect.exceptions import PrefectException
-        from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
+        from prefect.settings import (
+            PREFECT_API_AUTH_STRING,
+            PREFECT_API_REQUEST_TIMEOUT,
+            PREFECT_API_URL,
+            PREFECT_CLIENT_MAX_RETRIES,
+            temporary_settings,
+        )
 
-        wanted: dict[Any, Any] = {PREFECT_API_URL: self._url}
+        wanted: dict[Any, Any] = {
+            PREFECT_API_URL: self._url,
+            PREFECT_API_REQUEST_TIMEOUT: SECONDS,
+            PREFECT_CLIENT_MAX_RETRIES: RETRIES,
+        }
         if self._auth is not None:
             wanted[PREFECT_API_AUTH_STRING] = self._auth
         try:
             with temporary_settings(updates=wanted), get_client(sync_client=True) as client:
                 yield client
-        except (httpx.HTTPError, PrefectException, RuntimeError) as error:
-            words = " ".join(str(error).split())[:300]
+        except (httpx.HTTPError, httpx.InvalidURL, PrefectException, RuntimeError, *OTHER_SHAPES) as error:
             raise AwsError(
-                f"the Prefect API at {self._url} does not do what it is asked ({words}): is it the right one, and up?"
+                f"the Prefect API at {self._url} does not do what it is asked ({_words(error)}): is it the right one, and up?"
             ) from error
+
+
+def _words(error: Exception) -> str:
+    # httpx goes on with where to read about HTTP.
+    text = str(error).partition("For more information")[0]
+    return plain(" ".join(text.split()).rstrip(" -"))[:300] or type(error).__name__

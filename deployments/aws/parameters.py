@@ -21,7 +21,8 @@ class StackOptions(BaseModel):
 
     workers: int | None = Field(None, alias="Workers", ge=1, le=100)
     max_price: float | None = Field(None, alias="MaxPrice", gt=0)
-    max_hours: float | None = Field(None, alias="MaxHours", ge=1, le=720)
+    # The machines' scripts reckon with it: a fraction would break the timer that ends them.
+    max_hours: int | None = Field(None, alias="MaxHours", ge=1, le=720)
     image: str | None = Field(None, alias="ImageUri", min_length=1)
     vpc: str | None = Field(None, alias="ExistingVpcId", pattern=r"^vpc-[0-9a-f]+$")
     subnets: tuple[str, ...] | None = Field(None, alias="ExistingSubnetIds", min_length=1)

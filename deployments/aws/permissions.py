@@ -53,6 +53,7 @@ MANAGED = (
     "s3:CreateBucket",
     "s3:DeleteBucket",
     "s3:DeleteObject",
+    "s3:GetBucketTagging",
     "s3:ListBucket",
     "s3:ListBucketVersions",
     "s3:ListMultipartUploads",

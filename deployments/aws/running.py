@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from deployments.aws import rates
 from deployments.aws.account import Account
 from deployments.aws.fleet_state import FleetState, Instance
+from deployments.aws.showing import plain
 from tasks.fleet.machine import Lifecycle
 from tasks.fleet.prices import AwsPrices, Prices, PriceUnknown
 
@@ -76,7 +77,7 @@ def running(state: FleetState, price: HourlyPrice) -> Running:
         cost = price(instance)
         words = f"{instance.id} {instance.type} {instance.lifecycle}"
         if instance.name:
-            words += f" {instance.name}"
+            words += f" {plain(instance.name)}"
         items.append(Item(kind="instance", id=instance.id, words=words, usd_per_hour=cost))
     for volume in state.volumes:
         cost = rates.volume_per_hour(volume.kind, volume.gigabytes, volume.iops, volume.mbps)

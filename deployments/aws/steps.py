@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from pydantic import BaseModel, ConfigDict
 
+from deployments.aws.showing import block
 from deployments.say import tell
 
 
@@ -59,4 +60,4 @@ class Steps:
 
     def say(self, text: str) -> None:
         """A line about progress."""
-        (self._tell or tell)(text)
+        (self._tell or tell)(block(text))

@@ -9,14 +9,20 @@ from pydantic import BaseModel, ConfigDict
 
 from deployments.aws import ecs_tasks, scale_in
 from deployments.aws.account import Account
+from deployments.aws.errors import AwsError
 from deployments.aws.fleet_state import Instance, find_instances
 from deployments.aws.orchestration import WORKERS_POOL, Orchestration, Run
+from deployments.aws.showing import plain
 from deployments.aws.stack import Stack
 from deployments.aws.steps import Steps
 
 DRAIN_SECONDS = 180.0
 """What workers get to finish what they have in hand: their own drain takes 120 s at most, and the parent's look some more."""
 CANCEL_SECONDS = 60.0
+VANISH_SECONDS = 60.0
+"""What disks and addresses of ended machines get to go, too."""
+CONTROL_NAME = "{project}-control"
+"""The tag Name of the control host, in the template: outputs tell of it only when the stack is complete."""
 REASON = "pdf-flows aws stop"
 
 
@@ -39,6 +45,7 @@ class Patience(BaseModel):
     drain: float = DRAIN_SECONDS
     cancel: float = CANCEL_SECONDS
     gone: float = scale_in.WAIT_SECONDS
+    vanish: float = VANISH_SECONDS
     poll: float = 5.0
 
 
@@ -48,9 +55,10 @@ PATIENCE = Patience()
 def stop(
     account: Account,
     stack: Stack | None,
-    prefect: Orchestration | str,
+    prefect: Orchestration | str | None,
     steps: Steps,
     *,
+    sure: bool = True,
     pool: str = WORKERS_POOL,
     patience: Patience = PATIENCE,
     sleep: Callable[[float], None] = time.sleep,
@@ -59,28 +67,34 @@ def stop(
 
     Args:
         stack: None where there is none: what `launch` started is ended all the same.
-        prefect: its API, or, in words, why it can't be reached: the groups' maximum becomes 0 then, so that no parent that
-            still runs gets another machine (`up` opens them again).
+        prefect: its API; in words, why it can't be reached; None: there is none. Where it did not do all that it was asked the
+            groups' maximum becomes 0, so that no parent that still runs gets another machine (`up` opens them again).
+        sure: whether that API is the stack's beyond doubt; else the groups are closed, too.
         pool: the work pool of the workers.
 
-    Raises AwsError, boto3's errors.
+    What Prefect does not do is noted, and the rest is done. Raises AwsError, boto3's errors.
     """
-    control = stack.output("ControlInstanceId") if stack is not None else None
     cluster = stack.output("ClusterName") if stack is not None else None
     notes: list[str] = []
-    reached = not isinstance(prefect, str)
+    if stack is not None and stack.busy:
+        notes.append(
+            f"the stack is {stack.status}: whoever is at work on it may start machines again: stop again after that"
+        )
+        steps.note(notes[-1])
     if isinstance(prefect, str):
         notes.append(f"the work pool was not paused and no flow run cancelled: {prefect}")
         steps.note(f"Prefect is passed over: {prefect}; the groups are closed instead")
-    else:
-        # First of all: a worker that ends is replaced by its parent, and the pool would start the new one.
-        steps.do(f"pause the work pool {pool}", lambda: _paused(prefect, pool))
-        _drain(account, cluster, prefect, steps, patience, sleep)
-        _cancel(prefect, steps, patience, sleep)
+    elif prefect is not None:
+        _quiet(account, cluster, prefect, steps, pool, patience, sleep, notes)
+        if notes:
+            steps.note("the groups are closed instead")
+        elif not sure:
+            steps.note(f"the groups are closed, too: nothing says that {prefect.url} is the stack's Prefect")
     if cluster is not None:
         # After cancelling: a task that is stopped before comes back by itself (SIGTERM reschedules its run).
         steps.do(f"stop the tasks of {cluster}", lambda: _stop_tasks(account, cluster))
-    protected = _scale(account, steps, closed=not reached)
+    protected = _scale(account, steps, closed=prefect is None or bool(notes) or not sure)
+    control = find_control(account, stack)
     _end_instances(account, control, protected, steps, notes)
     left: Sequence[Instance] = ()
     if not steps.dry_run:
@@ -88,20 +102,55 @@ def stop(
     return Stopped(left=tuple(i.words() for i in left if i.living), notes=tuple(notes))
 
 
+def find_control(account: Account, stack: Stack | None) -> set[str]:
+    """The instances that `stop` spares: the stack's control host, also of one that is still being made; none without a stack.
+
+    By its name: a stack has outputs only when it is complete. While CloudFormation replaces the host there are two.
+    """
+    if stack is None:
+        return set()
+    known = stack.output("ControlInstanceId")
+    name = CONTROL_NAME.format(project=account.project)
+    return {i.id for i in find_instances(account) if i.name == name} | ({known} if known is not None else set())
+
+
+def _quiet(
+    account: Account,
+    cluster: str | None,
+    prefect: Orchestration,
+    steps: Steps,
+    pool: str,
+    patience: Patience,
+    sleep: Callable[[float], None],
+    notes: list[str],
+) -> None:
+    """Pause, drain, cancel. What fails is noted: a Prefect that does not answer must not keep machines running."""
+
+    def attempt(undone: str, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except AwsError as error:
+            notes.append(f"{undone}: {error}")
+            steps.note(notes[-1])
+
+    # First of all: a worker that ends is replaced by its parent, and the pool would start the new one.
+    attempt(
+        f"the work pool {pool} was not paused",
+        lambda: steps.do(f"pause the work pool {pool}", lambda: _paused(prefect, pool)),
+    )
+    if cluster is not None:
+        steps.do(f"close the machines of {cluster} to new tasks", lambda: ecs_tasks.close_machines(account, cluster))
+    attempt("the drain was broken off", lambda: _drain(prefect, steps, patience, sleep, notes))
+    attempt("flow runs were not cancelled", lambda: _cancel(prefect, steps, patience, sleep, notes))
+
+
 def _paused(prefect: Orchestration, pool: str) -> str:
     return "paused" if prefect.pause(pool, True) else f"there is no pool {pool} at {prefect.url}: nothing to pause"
 
 
 def _drain(
-    account: Account,
-    cluster: str | None,
-    prefect: Orchestration,
-    steps: Steps,
-    patience: Patience,
-    sleep: Callable[[float], None],
+    prefect: Orchestration, steps: Steps, patience: Patience, sleep: Callable[[float], None], notes: list[str]
 ) -> None:
-    if cluster is not None:
-        steps.do(f"close the machines of {cluster} to new tasks", lambda: ecs_tasks.close_machines(account, cluster))
     runs = [] if steps.dry_run else prefect.living()
     parents = [run for run in runs if run.parent]
     if not parents and not steps.dry_run:
@@ -111,25 +160,33 @@ def _drain(
     what = f"drain: cancel {_named(parents) if parents else 'the parents that run'}, wait up to {patience.drain:g} s for workers"
 
     def drain() -> str:
-        prefect.cancel(parents)
+        _refused(prefect.cancel(parents), notes)
         left = _wait_runs(prefect, patience.drain, patience.poll, sleep)
         return "all ended" if not left else f"{len(left)} are still at it"
 
     steps.do(what, drain)
 
 
-def _cancel(prefect: Orchestration, steps: Steps, patience: Patience, sleep: Callable[[float], None]) -> None:
+def _cancel(
+    prefect: Orchestration, steps: Steps, patience: Patience, sleep: Callable[[float], None], notes: list[str]
+) -> None:
     runs = [] if steps.dry_run else [run for run in prefect.living() if run.state != "Cancelling"]
     if not runs and not steps.dry_run:
         steps.note("cancel: no flow run is left")
         return
 
     def cancel() -> str:
-        prefect.cancel(runs)
+        _refused(prefect.cancel(runs), notes)
         left = _wait_runs(prefect, patience.cancel, patience.poll, sleep)
         return "all ended" if not left else f"{len(left)} have not ended yet: their tasks are stopped next"
 
     steps.do(f"cancel {_named(runs) if runs else 'the flow runs that are left'}", cancel)
+
+
+def _refused(refused: Sequence[str], notes: list[str]) -> None:
+    # A parent that can't be cancelled is tried twice.
+    said = [f"could not be cancelled: the flow run {words}" for words in refused]
+    notes += [words for words in said if words not in notes]
 
 
 def _wait_runs(prefect: Orchestration, seconds: float, poll: float, sleep: Callable[[float], None]) -> list[Run]:
@@ -140,7 +197,7 @@ def _wait_runs(prefect: Orchestration, seconds: float, poll: float, sleep: Calla
 
 
 def _named(runs: Sequence[Run]) -> str:
-    shown = ", ".join(run.name for run in runs[:3])
+    shown = ", ".join(plain(run.name) for run in runs[:3])
     return shown + (f" and {len(runs) - 3} more" if len(runs) > 3 else "")
 
 
@@ -163,8 +220,8 @@ def _scale(account: Account, steps: Steps, *, closed: bool) -> set[str]:
     return protected
 
 
-def _end_instances(account: Account, control: str | None, protected: set[str], steps: Steps, notes: list[str]) -> None:
-    found = [i for i in find_instances(account, "pending", "running", "stopping", "stopped") if i.id != control]
+def _end_instances(account: Account, control: set[str], protected: set[str], steps: Steps, notes: list[str]) -> None:
+    found = [i for i in find_instances(account, "pending", "running", "stopping", "stopped") if i.id not in control]
     if not found:
         steps.note("no instance of the project runs" + (" but the control host" if control else ""))
         return
@@ -181,16 +238,15 @@ def _end_instances(account: Account, control: str | None, protected: set[str], s
 
 
 def wait(
-    account: Account, control: str | None, steps: Steps, patience: Patience, sleep: Callable[[float], None]
+    account: Account, control: set[str], steps: Steps, patience: Patience, sleep: Callable[[float], None]
 ) -> list[Instance]:
     """Until none of the project's instances is left but the control host; returns those that are."""
-    spared = [control] if control else []
     left: list[Instance] = []
 
     def wait_gone() -> str:
         left.extend(
             scale_in.wait_gone(
-                account, except_for=spared, seconds=patience.gone, sleep=sleep, poll_seconds=patience.poll
+                account, except_for=control, seconds=patience.gone, sleep=sleep, poll_seconds=patience.poll
             )
         )
         return "gone" if not left else f"{len(left)} left: " + ", ".join(i.words() for i in left)

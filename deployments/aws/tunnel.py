@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from deployments.aws.account import Account
-from deployments.aws.errors import AwsError
+from deployments.aws.errors import AwsError, boto_errors
 from deployments.aws.reach import health
 from tasks.corpus.failures import UsageError
 
@@ -80,7 +80,7 @@ def opened(account: Account, instance: str, local_port: int) -> Iterator[subproc
         undo.enter_context(_ends_tidily())
         answer = ssm.start_session(**parameters)
         session = {key: answer[key] for key in ("SessionId", "TokenValue", "StreamUrl")}
-        undo.callback(ssm.terminate_session, SessionId=session["SessionId"])
+        undo.callback(_terminate, ssm, session["SessionId"])
         words = [
             path,
             RESPONSE,
@@ -104,6 +104,19 @@ def opened(account: Account, instance: str, local_port: int) -> Iterator[subproc
             raise UsageError(f"{path} cannot be started ({error.strerror}): {INSTALL}") from error
         undo.callback(_end, process)
         yield process
+
+
+def free_port() -> int:
+    """A local port that nothing listens on: for whoever does not care which."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _terminate(ssm: Any, session: str) -> None:
+    # The session ends with its plugin; that it could not be ended by name must not hide what really went wrong.
+    with contextlib.suppress(*boto_errors()):
+        ssm.terminate_session(SessionId=session)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

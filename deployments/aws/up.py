@@ -14,7 +14,7 @@ from deployments.aws.connection import Connection, connected
 from deployments.aws.errors import AwsError
 from deployments.aws.orchestration import WORKERS_POOL, PrefectApi
 from deployments.aws.parameters import StackOptions
-from deployments.aws.stack import DEAD, TEMPLATE, Stack, Stacks, declared_parameters, read_template
+from deployments.aws.stack import DEAD, STUCK, TEMPLATE, Stack, Stacks, declared_parameters, read_template
 from deployments.aws.steps import Steps
 
 CONTROL_SECONDS = 900.0
@@ -79,26 +79,47 @@ def _bring(account: Account, options: StackOptions, steps: Steps, stacks: Stacks
         # Of a first try that failed: nothing of it is left but its name.
         steps.do(f"delete the stack {stacks.name}, which is {there.status}", lambda: stacks.delete())
         there = None
+    if there is not None:
+        stacks.refuse_stuck(there)
     known = declared_parameters(text)
     wanted = parameters.complete(account, options.given(), known, new=there is None)
     if steps.dry_run:
         return _would(stacks, there, text, wanted, steps)
     with template_store.offered(account, text) as offered:
-        made: list[Stack | None] = []
+        made: list[Stack] = []
         if there is None:
             # All of them, so that what a later template has as its default changes nothing unasked.
             every = {name: value for name, value in known.items() if value is not None} | wanted
-            steps.do(f"make the stack {stacks.name}", lambda: _status(made, stacks.create(offered, every)))
-        else:
+            steps.do(f"make the stack {stacks.name}", lambda: _made(made, stacks.create(offered, every)))
+            there = None if made else _of_another(stacks)
+        if there is not None:
             keep = [name for name in known if name not in wanted and name in there.parameters]
             what = f"bring the stack {stacks.name} up to date"
-            steps.do(what, lambda: _status(made, stacks.update(offered, wanted, keep)))
-    return made[0] or stacks.find()
+            steps.do(what, lambda: _updated(made, stacks.update(offered, wanted, keep)))
+    return made[0] if made else stacks.find()
 
 
-def _status(made: list[Stack | None], stack: Stack | None) -> str:
+def _made(made: list[Stack], stack: Stack | None) -> str:
+    if stack is None:
+        return "somebody else has begun to make it: waiting for that"
     made.append(stack)
-    return "nothing to change" if stack is None else stack.status
+    return stack.status
+
+
+def _updated(made: list[Stack], stack: Stack | None) -> str:
+    if stack is None:
+        return "nothing to change"
+    made.append(stack)
+    return stack.status
+
+
+def _of_another(stacks: Stacks) -> Stack:
+    """What an `up` beside this one made. Raises AwsError where that failed."""
+    found = stacks.settle()
+    if found is None or found.status in (*DEAD, STUCK):
+        status = found.status if found is not None else "gone again"
+        raise AwsError(f"somebody else made the stack {stacks.name}, and it is {status}: pdf-flows aws up again")
+    return found
 
 
 def _would(stacks: Stacks, there: Stack | None, text: str, wanted: dict[str, str], steps: Steps) -> Stack | None:
@@ -176,7 +197,7 @@ def _deploy(
                 prefect = PrefectApi(found.url, found.auth)
                 steps.do(resume, lambda: None if prefect.pause(pool, False) else "there is no such pool")
                 return
-            why = found
+            why = found or "the stack names no Prefect API: give --api-url"
     named = ", ".join(one.what for one in deploy)
     notes.append(f"not done: {named}: {why}; then pdf-flows aws up again")
     steps.note(notes[-1])

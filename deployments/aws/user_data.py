@@ -33,7 +33,26 @@ ENVIRONMENT = (
     "RUN_ID",
 )
 """The image's contract. Whatever else is passed on goes by the same rules."""
-_SECRET = re.compile(r"SECRET|TOKEN|PASSWORD|PASSWD|CREDENTIAL|AUTH|(ACCESS|API|PRIVATE)_?KEY", re.IGNORECASE)
+_OPTIONS = {
+    "WORKER_ID": "--workers",
+    "TOTAL_WORKERS": "--workers",
+    "AWS_DEFAULT_REGION": "--region",
+    "MAX_RETRIES": "--retries",
+    "RUN_ID": "--run-id",
+}
+_SECRET = re.compile(
+    r"SECRET|TOKEN|PASSWORD|PASSWD|PASSPHRASE|CREDENTIAL|AUTH|(ACCESS|API|PRIVATE)_?KEY"
+    r"|(^|_)(KEY|PASS|PAT|PSK|PWD|DSN|CREDS?)(_|$)",
+    re.IGNORECASE,
+)
+_SECRETS = re.compile(
+    r"\b(AKIA|ASIA)[A-Z0-9]{16}\b"  # AWS
+    r"|\bgh[pousr]_\w{16,}|\bgithub_pat_\w{16,}|\bglpat-[\w-]{16,}"  # GitHub, GitLab
+    r"|\bhf_\w{16,}|\bpn[ub]_\w{16,}|\bxox[a-z]-[\w-]{8,}|\bsk-[\w-]{16,}|\bAIza[\w-]{30,}"  # Hugging Face, Prefect, Slack, ...
+    r"|\beyJ[\w-]{8,}\.[\w-]{8,}\.|-----BEGIN [A-Z ]*PRIVATE KEY"
+    r"|://[^/?#\s@]*:[^/?#\s@]+@"  # user:password in an address
+)
+"""What credentials look like, whatever their variable is called."""
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -69,7 +88,7 @@ def refuse_secrets(environment: Mapping[str, str]) -> None:
     for name, value in environment.items():
         if _NAME.fullmatch(name) is None:
             raise UsageError(f"bad environment variable {name!r}: letters, digits and '_'")
-        if _SECRET.search(name) or re.search(r"\b(AKIA|ASIA)[A-Z0-9]{16}\b", value):
+        if _SECRET.search(name) or _SECRETS.search(value):
             raise UsageError(
                 f"{name} looks like a credential, and user data is no place for one: "
                 "give the machine's instance profile what it needs"
@@ -94,7 +113,13 @@ def contract(
         output: bucket and prefix of the Markdown.
         run_id: None lets the workers agree on one by listing and options.
         more: further variables, of the engine for instance.
+
+    Raises UsageError where one of them is the contract's own: two workers with one number would share one part.
     """
+    for name in more or ():
+        if name in ENVIRONMENT:
+            option = _OPTIONS.get(name, "--input" if "INPUT" in name else "--output")
+            raise UsageError(f"--env {name} would replace what launch itself sets: give {option}")
     found = {
         "WORKER_ID": str(worker),
         "TOTAL_WORKERS": str(workers),

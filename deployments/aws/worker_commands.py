@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime, timedelta
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -21,9 +21,12 @@ from deployments.aws.command_options import (
     steps_of,
     who,
 )
-from deployments.aws.errors import explained
+from deployments.aws.errors import boto_errors, explain, explained
 from deployments.say import Json, print_json, say, tell
 from tasks.corpus.failures import UsageError
+
+if TYPE_CHECKING:
+    from deployments.aws.running import Running
 
 
 def pool(
@@ -52,7 +55,9 @@ def pool(
             return 0
         with connected(account, stack, api_url) as found:
             if not isinstance(found, Connection):
-                raise AwsError(f"the work pools were not made: {found}")
+                raise AwsError(
+                    f"the work pools were not made: {found or 'the stack names no Prefect API: give --api-url'}"
+                )
             environment = found.environment()
             steps.do(
                 f"make the work pools at {found.url}",
@@ -113,21 +118,27 @@ def launch(
             env=env,
         )
         found = runner.launch(account, order, steps)
-        left = look(account)
         partition = account.identity.partition
-    if dry_run:
-        tell(runner.described(account, order))
+        if dry_run:
+            tell(runner.described(account, order))
+        if not as_json:
+            # Before anything else is asked of AWS: what was started costs money, and must be known.
+            for one in found:
+                say(one.line(account))
+            say(f"logs: {links.logs(account.region, LOG_GROUP, partition=partition)}")
+            say(f"instances: {links.instances(account.region, account.project, partition)}")
+        left: Running | None = None
+        unknown = ""
+        try:
+            left = look(account)
+        except boto_errors() as error:
+            unknown = f"still running: not known: {explain(error).text}"
     if not as_json:
-        for one in found:
-            say(one.line(account))
-        say(f"logs: {links.logs(account.region, LOG_GROUP, partition=partition)}")
-        say(f"instances: {links.instances(account.region, account.project, partition)}")
-        say(left.line())
+        say(left.line() if left is not None else unknown)
     else:
-        print_json(
-            {"workers": [one.model_dump(mode="json") for one in found], "steps": steps_of(steps), **left_of(left)}
-        )
-    return 1 if any(one.instance is None for one in found) else 0
+        rest = left_of(left) if left is not None else {"still_running": unknown, "usd_per_hour": None}
+        print_json({"workers": [one.model_dump(mode="json") for one in found], "steps": steps_of(steps), **rest})
+    return 1 if left is None or any(one.instance is None for one in found) else 0
 
 
 def logs(

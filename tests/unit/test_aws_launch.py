@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from aws_kit import REGION, Cloud, call, json_of, own_account
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, ReadTimeoutError
 from conftest import MotoS3
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from deployments.aws import launch
 from deployments.aws.account import Account
 from deployments.aws.steps import Steps
-from deployments.aws.user_data import LARGEST_BYTES, Boot, contract, refuse_secrets, render
+from deployments.aws.user_data import ENVIRONMENT, LARGEST_BYTES, Boot, contract, refuse_secrets, render
 from tasks.corpus.failures import UsageError
 
 REGISTRY = f"123456789012.dkr.ecr.{REGION}.amazonaws.com"
@@ -209,6 +209,13 @@ def test_user_data_holds_no_credential(cloud: Cloud, words: list[str], monkeypat
         ("HF_TOKEN", "x"),
         ("PREFECT_API_AUTH_STRING", "x"),
         ("NOTE", "AKIA0123456789ABCDEF"),
+        ("GITHUB_PAT", "x"),
+        ("DB_PASS", "x"),
+        ("SIGNING_KEY", "x"),
+        ("DB", "postgres://u:pw@h/d"),
+        ("PROXY", "http://:pw@proxy:3128"),
+        ("NOTE", "ghp_0123456789abcdef0123"),
+        ("NOTE", "before -----BEGIN RSA PRIVATE KEY-----"),
     ):
         with pytest.raises(UsageError, match=f"{name} looks like a credential, and user data is no place for one"):
             refuse_secrets({name: value})
@@ -216,7 +223,24 @@ def test_user_data_holds_no_credential(cloud: Cloud, words: list[str], monkeypat
             boot(environment={name: value})
     with pytest.raises(UsageError, match="bad environment variable 'A B'"):
         refuse_secrets({"A B": "x"})
-    refuse_secrets({"PDF_FLOWS_ENGINE": "dolphin", "MONKEY": "x"})
+    plain = {
+        "MONKEY": "x",
+        "COMPASS": "x",
+        "PATH": "x",
+        "URL": "https://h/a:b@c",
+        "MODEL": "s3://bucket/k:v",
+        "R": "user@host",
+    }
+    refuse_secrets({"PDF_FLOWS_ENGINE": "dolphin", **plain})
+
+
+@pytest.mark.parametrize("name", ENVIRONMENT)
+def test_what_launch_sets_itself_is_not_replaced(name: str) -> None:
+    """With another WORKER_ID two machines would convert the same part, and a part would be left."""
+    given = {"source": ("in", ""), "output": ("out", ""), "region": REGION, "retries": 3}
+    with pytest.raises(UsageError, match=rf"--env {name} would replace what launch itself sets: give --\w+"):
+        contract(worker=1, workers=2, more={name: "0"}, **given)
+    assert contract(worker=1, workers=2, more={"ENGINE": "dolphin"}, **given)["ENGINE"] == "dolphin"
 
 
 def test_a_script_too_large_for_ec2_is_refused() -> None:
@@ -256,7 +280,7 @@ def test_machines_are_started_tagged_and_not_twice(
     assert [w["note"] for w in workers] == ["runs already", "runs already", ""]
     assert len(cloud.states()) == 3
     # And `stop` ends them: nobody else would.
-    assert call("stop") == 1
+    assert call("stop") == 0
     assert set(cloud.states().values()) == {"terminated"}
 
 
@@ -374,6 +398,59 @@ def test_quota_is_no_matter_of_another_pool() -> None:
     first, _ = launched(ec2)
     assert len(ec2.asked) == 1
     assert first.note.startswith("MaxSpotInstanceCountExceeded: so it is: ask for more in the Service Quotas console")
+
+
+class Lossy:
+    """moto's EC2, of which the answer to the second request for a machine is lost: after it was done, or before."""
+
+    def __init__(self, real: Any, *, done: bool) -> None:
+        self.real, self.done, self.number = real, done, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.real, name)
+
+    def run_instances(self, **asked: Any) -> Any:
+        if not asked.get("DryRun"):
+            self.number += 1
+            if self.number == 2:
+                if self.done:
+                    self.real.run_instances(**asked)
+                raise ReadTimeoutError(endpoint_url="https://ec2")
+        return self.real.run_instances(**asked)
+
+
+@pytest.mark.parametrize("done", [False, True])
+def test_a_lost_answer_is_no_end_without_an_account(
+    cloud: Cloud, words: list[str], done: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account = Account(region=REGION, clients={"ec2": Lossy(cloud.client("ec2"), done=done)})
+    monkeypatch.setattr("deployments.aws.command_options.Where.account", lambda self: account)
+    assert call(*words, "--workers", "3", "--json") == (0 if done else 1)
+    said = json_of(capsys)
+    first, second, third = said["workers"]
+    assert first["instance"] in cloud.states()
+    if done:
+        assert (second["instance"] in cloud.states(), third["instance"] in cloud.states()) == (True, True)
+        assert second["note"] == "EC2's answer was lost; found by its tag"
+    else:
+        assert (second["instance"], third["instance"]) == (None, None)
+        assert second["note"].startswith('AWS does not answer: Read timeout on endpoint URL: "https://ec2"')
+        assert "it may have been started: pdf-flows aws status shows it" in second["note"]
+    assert said["still_running"].startswith(f"still running: {len(cloud.states())} instance")
+
+
+def test_what_was_started_is_told_also_where_nothing_more_can_be_asked(
+    cloud: Cloud, words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(account: Account) -> None:
+        raise ReadTimeoutError(endpoint_url="https://ec2")
+
+    monkeypatch.setattr("deployments.aws.worker_commands.look", refuse)
+    assert call(*words, "--workers", "1") == 1
+    out = capsys.readouterr().out
+    (instance,) = cloud.states()
+    assert out.startswith(f"worker 0: {instance} ")
+    assert out.splitlines()[-1].startswith("still running: not known: AWS does not answer: Read timeout")
 
 
 def test_a_missing_permission_ends_it_before_anything_is_made() -> None:

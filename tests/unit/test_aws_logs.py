@@ -10,9 +10,12 @@ from typing import Any
 import pytest
 from aws_kit import Cloud, call, json_of, own_account
 from conftest import MotoS3
+from hypothesis import given
+from hypothesis import strategies as st
 
 from deployments.aws import logs
 from deployments.aws.logs import Wanted
+from deployments.aws.showing import block, plain
 from tasks.corpus.failures import UsageError
 
 GROUP = "/aws/ec2/pdf-workers/"
@@ -116,6 +119,40 @@ def test_follow_shows_each_line_once(cloud: Cloud) -> None:
 
     found = [line.text for line in logs.follow(cloud.account, Wanted(), sleep=sleep, going=going)]
     assert sorted(found) == ["four", "one", "three", "two"]
+
+
+HOSTILE = "\x1b]0;pwned\x07\x1b[2Jx\r\n2026-01-01 00:00:00 worker-9 fake \x9b31m\u202egnp.pdf"
+
+
+def test_nothing_that_is_shown_acts_on_the_terminal(cloud: Cloud, capsys: pytest.CaptureFixture[str]) -> None:
+    write(cloud, "worker-0", HOSTILE, record("r1", "INFO", "\x1b[31mred"), record("r1", "INFO", "\ud800 alone"))
+    write(cloud, "ecs/\x1b[2J", "one")
+    assert call("logs") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert all(line.isprintable() for line in lines)
+    # A line of the text is no line of its own.
+    assert [line for line in lines if not line.startswith("20")] == [
+        "    2026-01-01 00:00:00 worker-9 fake \\x9b31m\\u202egnp.pdf"
+    ]
+    assert lines[0].endswith(" worker-0 \\x1b]0;pwned\\x07\\x1b[2Jx")
+    assert [line.split(" worker-0 ")[-1] for line in lines[2:]] == ["\\x1b[31mred", "\\ud800 alone"]
+    assert call("logs", "--container") == 0
+    assert capsys.readouterr().out.rstrip().endswith(r" ecs/\x1b[2J one")
+    # A program gets them as they are.
+    assert call("logs", "--json") == 0
+    out = capsys.readouterr().out
+    assert out.isascii()
+    found = [json.loads(line)["text"] for line in out.splitlines()]
+    assert found == [HOSTILE, "\x1b[31mred", "\ud800 alone"]
+
+
+@given(st.text(st.characters(codec=None), max_size=400))
+def test_a_shown_text_is_whole_and_one_line(text: str) -> None:
+    shown = plain(text)
+    assert "\n" not in shown
+    assert "…" not in shown.replace("…", "", text.count("…"))
+    shown.encode()
+    assert block(text).count("\n") == text.replace("\r\n", "\n").count("\n")
 
 
 def test_no_group_and_bad_words(cloud: Cloud) -> None:

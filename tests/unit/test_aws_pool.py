@@ -27,8 +27,15 @@ NOBODY = "http://127.0.0.1:9/api"
 
 
 @pytest.fixture(scope="module")
-def cloud(moto_s3: MotoS3, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
-    """An account with the shipped template's stack, without the control host, in a network that is there."""
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Prefect server's API."""
+    with prefect_server(tmp_path_factory.mktemp("prefect")) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def cloud(server: str, moto_s3: MotoS3, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
+    """An account with the shipped template's stack for that server, without a control host, in a network that is there."""
     with own_account() as found:
         # moto makes no capacity providers: their names stand in place of the references to them.
         text = TEMPLATE.read_text(encoding="utf-8")
@@ -37,15 +44,8 @@ def cloud(moto_s3: MotoS3, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         path = tmp_path_factory.mktemp("stack") / "template.yaml"
         path.write_text(text)
         vpc, subnets = found.network()
-        words = ["--template", str(path), "--vpc", vpc, "--subnets", ",".join(subnets), "--api-url", NOBODY]
+        words = ["--template", str(path), "--vpc", vpc, "--subnets", ",".join(subnets), "--api-url", server]
         assert call("up", "--no-deployments", "--no-control-host", *words) == 0
-        yield found
-
-
-@pytest.fixture(scope="module")
-def server(cloud: Cloud, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A Prefect server's API."""
-    with prefect_server(tmp_path_factory.mktemp("prefect")) as found:
         yield found
 
 
@@ -150,14 +150,14 @@ def test_a_pool_of_another_kind_is_named_and_left(api: str) -> None:
             [],
             NOBODY,
             3,
-            f"the work pools were not made: {NOBODY} (PREFECT_API_URL) does not answer: set PREFECT_API_URL, or give "
-            "--api-url",
+            f"the work pools were not made: {NOBODY} (PREFECT_API_URL) is not the stack's Prefect API: set "
+            "PREFECT_API_URL={server}, or give --api-url",
         ),
         (
             [],
             None,
             3,
-            "the work pools were not made: no Prefect API is set: set PREFECT_API_URL, or give --api-url",
+            "the work pools were not made: no Prefect API is set: set PREFECT_API_URL={server}, or give --api-url",
         ),
         (
             ["--project", "nothing"],
@@ -168,7 +168,7 @@ def test_a_pool_of_another_kind_is_named_and_left(api: str) -> None:
     ],
 )
 def test_what_keeps_it_from_being_made_is_one_line(
-    cloud: Cloud, words: list[str], set_to: str | None, status: int, said: str
+    cloud: Cloud, server: str, words: list[str], set_to: str | None, status: int, said: str
 ) -> None:
     done = aws("pool", *words, api=set_to)
-    assert (done.returncode, done.stdout, done.stderr) == (status, "", f"pdf-flows: {said}\n")
+    assert (done.returncode, done.stdout, done.stderr) == (status, "", f"pdf-flows: {said.format(server=server)}\n")

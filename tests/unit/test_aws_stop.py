@@ -8,19 +8,20 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
 import httpx
 import pytest
-from aws_kit import REGION, Cloud, call, own_account, stubbed
+from aws_kit import REGION, Cloud, call, own_account, stubbed, template
 from conftest import MotoS3
 
-from deployments.aws import ecs_tasks, stop, tunnel, up
+from deployments.aws import ecs_tasks, scale_in, stop, tunnel, up
 from deployments.aws.account import Account
 from deployments.aws.connection import Connection, connected
 from deployments.aws.errors import AwsError
@@ -62,10 +63,11 @@ class World:
     def living(self) -> list[Run]:
         return self.runs
 
-    def cancel(self, runs: Sequence[Run]) -> None:
+    def cancel(self, runs: Sequence[Run]) -> list[str]:
         self.done += [f"cancel {run.name}" for run in runs]
         # The parent ends; its worker is one that hangs.
         self.runs = [run for run in self.runs if run not in runs]
+        return []
 
     def client(self, service: str) -> Any:
         return Service(self, service)
@@ -201,6 +203,51 @@ def test_a_task_that_ended_by_itself_is_no_trouble() -> None:
         assert ecs_tasks.stop(account, "c", [task], "why") == "0 stopped"
 
 
+# --------------------------------------------------------------------------------------------------------- something that answers
+
+
+class FakeApi:
+    """An HTTP server that says that it is well, and for the rest what `answer` says: status and body by method and path."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.asked: list[tuple[str, str]] = []
+        self.answer: Callable[[str, str], tuple[int, str]] = lambda method, path: (200, "[]")
+
+
+@contextmanager
+def fake_api() -> Iterator[FakeApi]:
+    found = FakeApi()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.rfile.read(int(self.headers.get("content-length") or 0))
+            known = {"/api/health": (200, "true"), "/api/csrf-token": (404, "{}")}
+            path = self.path.partition("?")[0]
+            if path not in known:
+                found.asked.append((self.command, path))
+            status, body = known.get(path) or found.answer(self.command, path)
+            self.send_response(status)
+            self.send_header("content-type", "application/json")
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        do_POST = do_PATCH = do_GET
+
+        def log_message(self, *words: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    found.url = f"http://127.0.0.1:{server.server_port}/api"
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield found
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
 # ------------------------------------------------------------------------------------------------------------------- tunnel
 
 PLUGIN = """#!{python}
@@ -253,9 +300,9 @@ def test_tunnel_is_opened_and_closed_and_its_token_is_no_argument(plugin: Path) 
 
 
 def test_connection_through_the_control_host_brings_its_secret(plugin: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    port = free_port()
-    monkeypatch.setattr("deployments.aws.connection.LOCAL_PORT", port)
-    monkeypatch.setattr("deployments.aws.connection.configured_api", lambda: None)
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    # This machine's, of another server.
+    monkeypatch.setenv("PREFECT_API_AUTH_STRING", "another:one")
     outputs = {"ControlInstanceId": "i-1", "ApiAuthSecretArn": "arn:aws:secretsmanager:x"}
     stack = Stack(name="pdf-flows", id="arn:s", status="CREATE_COMPLETE", outputs=outputs)
     secret = ("get_secret_value", {"SecretString": "who:what"}, {"SecretId": "arn:aws:secretsmanager:x"})
@@ -263,10 +310,13 @@ def test_connection_through_the_control_host_brings_its_secret(plugin: Path, mon
         account = Account(region=REGION, clients={"ssm": ssm, "secretsmanager": secrets})
         with connected(account, stack) as found:
             assert isinstance(found, Connection)
+            words, _ = json.loads(plugin.read_text())
+            port = json.loads(words[4])["Parameters"]["localPortNumber"][0]
             assert found.environment() == {
                 "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
                 "PREFECT_API_AUTH_STRING": "who:what",
             }
+            assert found.of_stack
 
 
 def test_without_the_plugin_one_line_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -276,11 +326,55 @@ def test_without_the_plugin_one_line_says_so(monkeypatch: pytest.MonkeyPatch) ->
     assert str(raised.value).startswith(
         "the Session Manager plugin (session-manager-plugin) is not installed: install it (https://"
     )
-    monkeypatch.setattr("deployments.aws.connection.configured_api", lambda: None)
     stack = Stack(name="p", id="arn:s", status="CREATE_COMPLETE", outputs={"ControlInstanceId": "i-1"})
     with connected(Account(region=REGION), stack) as found:
         assert isinstance(found, str)
-        assert "no Prefect API is set, and the control host's is out of reach: the Session Manager plugin" in found
+        assert found.startswith("the control host's API is out of reach: the Session Manager plugin")
+
+
+def test_a_session_that_cannot_be_ended_hides_nothing(plugin: Path) -> None:
+    answers = [session()[0], ("terminate_session", "InternalServerError", None)]
+    with stubbed("ssm", *answers) as ssm:
+        account = Account(region=REGION, clients={"ssm": ssm})
+        with pytest.raises(AwsError, match="the real one"), tunnel.opened(account, "i-1", free_port()):
+            raise AwsError("the real one")
+
+
+@pytest.fixture
+def api() -> Iterator[FakeApi]:
+    with fake_api() as found:
+        yield found
+
+
+def test_the_stacks_own_prefect_goes_before_this_machines(
+    plugin: Path, api: FakeApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On most machines Prefect's settings name the local server of `pdf-flows up`, where a pool of the same name is."""
+    monkeypatch.setenv("PREFECT_API_URL", api.url)
+    stack = Stack(name="pdf-flows", id="arn:s", status="CREATE_COMPLETE")
+    account = Account(region=REGION)
+    control = {"ControlInstanceId": "i-1", "PrefectApiUrl": "http://10.42.0.9:4200/api"}
+    with stubbed("ssm", *session()) as ssm:
+        through = Account(region=REGION, clients={"ssm": ssm})
+        with connected(through, stack.model_copy(update={"outputs": control})) as found:
+            assert isinstance(found, Connection)
+            assert (found.url != api.url, found.of_stack) == (True, True)
+    # That of this machine is used where it is the stack's, and where it is named.
+    for own in (api.url, f"{api.url}/"):
+        with connected(account, stack.model_copy(update={"outputs": {**control, "PrefectApiUrl": own}})) as found:
+            assert found == Connection(url=api.url, of_stack=True)
+    with connected(account, stack.model_copy(update={"outputs": control}), api.url) as found:
+        assert found == Connection(url=api.url, of_stack=False)
+    elsewhere = {"PrefectApiUrl": "https://api.prefect.example/api"}
+    with connected(account, stack.model_copy(update={"outputs": elsewhere})) as found:
+        assert found == (
+            f"{api.url} (PREFECT_API_URL) is not the stack's Prefect API: set PREFECT_API_URL=https://api.prefect.example/api, "
+            "or give --api-url"
+        )
+    # Without a stack there is none that could be asked to stop.
+    for none in (None, stack):
+        with connected(account, none) as found:
+            assert found is None
 
 
 def test_port_that_is_taken_and_tunnel_that_ends(plugin: Path) -> None:
@@ -313,26 +407,104 @@ def test_ui_without_a_stack(cloud: Cloud) -> None:
 # ------------------------------------------------------------------------------------------------------ Prefect, as it answers
 
 
-def test_an_api_that_is_no_api_is_one_line() -> None:
-    class Nothing(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(418)
-            self.end_headers()
+@pytest.mark.parametrize(
+    ("status", "body"), [(418, ""), (401, '{"detail": "no"}'), (200, "{}"), (200, "null"), (200, '["x"]'), (200, "<p>")]
+)
+def test_an_api_that_is_no_api_is_one_line(api: FakeApi, status: int, body: str) -> None:
+    api.answer = lambda method, path: (status, body)
+    with pytest.raises(AwsError, match="does not do what it is asked") as raised:
+        PrefectApi(api.url).living()
+    assert "\n" not in str(raised.value)
 
-        do_POST = do_PATCH = do_GET
 
-        def log_message(self, *words: Any) -> None:
-            pass
+def test_one_flow_run_that_cannot_be_cancelled_keeps_no_other(api: FakeApi) -> None:
+    runs = [Run(id=uuid4(), name=name, flow="convert-partition", state="Running") for name in ("a", "b\x1b", "c", "d")]
 
-    server = HTTPServer(("127.0.0.1", 0), Nothing)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        with pytest.raises(AwsError, match="does not do what it is asked") as raised:
-            PrefectApi(f"http://127.0.0.1:{server.server_port}/api").living()
-        assert "\n" not in str(raised.value)
-    finally:
-        server.shutdown()
-        server.server_close()
+    def answer(method: str, path: str) -> tuple[int, str]:
+        if str(runs[1].id) in path:
+            return 409, '{"detail": "no"}'
+        if str(runs[2].id) in path:
+            return 404, '{"detail": "not found"}'
+        return 201, json.dumps({"state": None, "status": "ACCEPT", "details": {"type": "accept_details"}})
+
+    api.answer = answer
+    (refused,) = PrefectApi(api.url).cancel(runs)
+    assert refused.startswith("b\\x1b (Client error '409 Conflict'")
+    assert [sum(str(run.id) in path for _, path in api.asked) for run in runs] == [1, 1, 1, 1]
+
+
+@pytest.fixture
+def fleet(cloud: Cloud, tmp_path: Path) -> list[str]:
+    """A stack with a fleet of two; the command's words before its name are none."""
+    path = tmp_path / "template.yaml"
+    path.write_text(template(cloud))
+    vpc, subnets = cloud.network()
+    words = ["--template", str(path), "--vpc", vpc, "--subnets", ",".join(subnets), "--no-deployments"]
+    assert call("up", *words, "--workers", "2") == 0
+    cloud.client("autoscaling").set_desired_capacity(AutoScalingGroupName="pdf-flows-spot", DesiredCapacity=2)
+    return words
+
+
+def closed(cloud: Cloud) -> bool:
+    (group,) = scale_in.find_groups(cloud.account)
+    return (group.desired, group.maximum) == (0, 0)
+
+
+@pytest.mark.parametrize("mode", ["refuses all", "another shape", "dies in the middle"])
+@pytest.mark.parametrize("command", ["stop", "down"])
+def test_a_prefect_that_fails_keeps_no_machine_running(
+    cloud: Cloud, fleet: list[str], api: FakeApi, mode: str, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It answers /health, and then not as Prefect does."""
+
+    def answer(method: str, path: str) -> tuple[int, str]:
+        if mode == "refuses all":
+            return 401, '{"detail": "Unauthorized"}'
+        if mode == "another shape":
+            return 200, '{"items": []}'
+        if method == "PATCH":
+            return 204, ""
+        return 500, ""
+
+    api.answer = answer
+    capsys.readouterr()
+    assert call(command, "--api-url", api.url) == 1
+    out, err = capsys.readouterr()
+    assert f"flow runs were not cancelled: the Prefect API at {api.url} does not do what it is asked" in err
+    assert out.splitlines()[-1] == "still running: nothing, $0.00/h"
+    assert set(cloud.states().values()) == {"terminated"}
+    if command == "stop":
+        assert closed(cloud)
+    else:
+        assert scale_in.find_groups(cloud.account) == []
+
+
+def test_where_the_api_is_not_proven_the_stacks_the_groups_are_closed_too(
+    cloud: Cloud, fleet: list[str], api: FakeApi, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api.answer = lambda method, path: (204, "") if method == "PATCH" else (200, "[]")
+    assert call("stop", "--api-url", api.url) == 0
+    assert f"nothing says that {api.url} is the stack's Prefect" in capsys.readouterr().err
+    assert closed(cloud)
+    # And where it is: this machine's settings name what the stack names.
+    assert call("up", *fleet, "--no-control-host", "--api-url", api.url) == 0
+    monkeypatch.setenv("PREFECT_API_URL", api.url)
+    assert call("stop") == 0
+    assert scale_in.find_groups(cloud.account)[0].maximum == 2
+    assert ("PATCH", "/api/work_pools/pdf-flows-workers") in api.asked
+
+
+def test_the_control_host_is_spared_before_the_stack_tells_of_it(cloud: Cloud) -> None:
+    """During the first `up` there are no outputs yet; without a stack it is a machine that is left."""
+    (control,), (worker,) = cloud.run(Name="pdf-flows-control"), cloud.run(Name="pdf-worker-0")
+    stack = Stack(name="pdf-flows", id="arn:s", status="CREATE_IN_PROGRESS")
+    found = stop.stop(cloud.account, stack, None, Steps(tell=lambda text: None), patience=QUICK)
+    assert (cloud.states()[control], cloud.states()[worker]) == ("running", "terminated")
+    assert found.notes == (
+        "the stack is CREATE_IN_PROGRESS: whoever is at work on it may start machines again: stop again after that",
+    )
+    found = stop.stop(cloud.account, None, None, Steps(tell=lambda text: None), patience=QUICK)
+    assert (cloud.states()[control], found.notes) == ("terminated", ())
 
 
 @pytest.mark.slow
@@ -374,8 +546,7 @@ def test_pause_find_and_cancel_on_a_real_server(tmp_path: Path, monkeypatch: pyt
             assert http.get("/work_pools/gpu").json()["is_paused"] is False
 
 
-def test_up_does_what_needs_prefect_only_where_it_answers(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("deployments.aws.connection.configured_api", lambda: None)
+def test_up_does_what_needs_prefect_only_where_it_answers(cloud: Cloud) -> None:
     stack = Stack(name="pdf-flows", id="arn:s", status="CREATE_COMPLETE")
     asked: list[str] = []
     deploy = [up.Deploy(what="make the work pool", action=lambda a, s, c: asked.append(c.url) or "made")]
@@ -383,7 +554,7 @@ def test_up_does_what_needs_prefect_only_where_it_answers(cloud: Cloud, monkeypa
     up._deploy(cloud.account, stack, Steps(tell=lambda text: None), deploy, None, "gpu", notes)
     assert asked == []
     assert notes == [
-        "not done: make the work pool: no Prefect API is set: set PREFECT_API_URL, or give --api-url; then pdf-flows aws up again"
+        "not done: make the work pool: the stack names no Prefect API: give --api-url; then pdf-flows aws up again"
     ]
     # With a control host, but without the image that it runs, nothing can answer.
     outputs = {

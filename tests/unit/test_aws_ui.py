@@ -23,6 +23,8 @@ ROOT = Path(__file__).resolve().parents[2]
 SECRET = "arn:aws:secretsmanager:us-east-1:123456789012:secret:pdf-flows-api"
 STACK = f"""
 AWSTemplateFormatVersion: "2010-09-09"
+Parameters:
+  ProjectName: {{Type: String, Default: pdf-flows}}
 Resources:
   Topic: {{Type: AWS::SNS::Topic, Properties: {{TopicName: any}}}}
 Outputs:
@@ -35,7 +37,7 @@ Outputs:
 def cloud(moto_s3: MotoS3) -> Iterator[Cloud]:
     """An account whose stack has a control host."""
     with own_account() as found:
-        found.client("cloudformation").create_stack(StackName="pdf-flows", TemplateBody=STACK)
+        found.client("cloudformation").create_stack(StackName="pdf-flows", TemplateBody=STACK, Tags=found.account.tags)
         yield found
 
 

@@ -17,7 +17,7 @@ from deployments.aws.operating import ELSEWHERE, Ask, asks
 from deployments.aws.stack import Stack
 
 SOURCES = Path(__file__).parents[2] / "deployments" / "aws"
-SET_UP = {"down.py", "template_store.py"}
+SET_UP = {"down.py", "kept_buckets.py", "template_store.py"}
 """Modules that only `up` and `down` use."""
 CHANGES = {"cloudformation:CreateStack", "cloudformation:DeleteStack", "cloudformation:UpdateStack"}
 WITHOUT_ASKING = {
