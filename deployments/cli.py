@@ -363,6 +363,28 @@ def failures(output: Output, run_id: str | None = None, /, *, runs: RunsUrl = No
 
 
 @app.command
+def report(
+    output: Output,
+    run_id: str | None = None,
+    /,
+    *,
+    runs: RunsUrl = None,
+    html: Annotated[
+        str | None, Parameter(help="Write the page to this file, made anew from the run's records.")
+    ] = None,
+    as_json: Json = False,
+) -> int:
+    """What a run came to, or has come to so far: outcome, criteria, pace, dollars; with --html as a page that stands alone.
+
+    Exit status: 0; 1 if the run is over and documents failed; 3 if it was stopped before its end.
+    """
+    from deployments.reporting import report as tell
+
+    _, runs_store = _stores(output, runs)
+    return tell(runs_store, run_id, html, as_json=as_json)
+
+
+@app.command
 def retry(
     output: Output,
     run_id: str | None = None,

@@ -144,7 +144,11 @@ class Lookout:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._pool.shutdown()
+        self.close()
+
+    def close(self) -> None:
+        """No further look."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
     def look(self) -> RunView:
         """One look. Raises StoreError where the store does not answer at all."""
