@@ -13,7 +13,8 @@ WIDTH, HEIGHT = 480, 250
 ROW_PIXELS = 14
 """Of a worker in the time line."""
 TICKS = 6
-_USELESS = {"comment", "defs", "script", "style", "desc", "tooltip", "text-overlay", "tooltip-overlay"}
+_USELESS = {"comment", "defs", "script", "style", "desc", "title"}
+_UNSEEN = {"tooltip", "text-overlay", "tooltip-overlay"}
 """Elements and classes that a page without scripts and foreign styles has no use for."""
 
 
@@ -47,7 +48,7 @@ def pages_chart(points: Sequence[tuple[float, float]], width: float, span: Span)
     steps: list[tuple[float, float]] = []
     for at, rate in points:
         steps += [(span.of(at), rate), (span.of(at + width), rate)]
-    clipped = [(min(max(x, 0.0), span.length), y) for x, y in steps]
+    clipped = [(min(max(x, 0.0), span.length), round(y, 4)) for x, y in steps]
     top = max((y for _, y in clipped), default=0.0)
     chart = _xy(span, fill=True, show_dots=False, y_labels=_marks(top), range=(0, top or 1.0))
     chart.value_formatter = lambda value: f"{value:g}"
@@ -95,12 +96,13 @@ def money_chart(amounts: Sequence[tuple[str, float]]) -> Markup:
     """USD amounts side by side: spent, projected, target, budget."""
     import pygal
 
+    amounts = [(name, round(usd, 4)) for name, usd in amounts]
     top = max((usd for _, usd in amounts), default=0.0)
     chart = pygal.HorizontalBar(**_common(), height=60 + 44 * len(amounts), y_labels=_marks(top), range=(0, top or 1.0))
     chart.value_formatter = lambda value: f"${value:,.2f}" if top < 10 else f"${value:,.0f}"
     # Bars are drawn from the bottom up.
     chart.x_labels = [f"{name} ${usd:,.2f}" for name, usd in reversed(amounts)]
-    chart.add("USD", [round(usd, 4) for _, usd in reversed(amounts)])
+    chart.add("USD", [usd for _, usd in reversed(amounts)])
     return _svg(chart, "money", "USD spent, projected and allowed")
 
 
@@ -153,12 +155,10 @@ def _svg(chart: Any, kind: str, label: str) -> Markup:
     for parent in list(root.iter()):
         for child in list(parent):
             name = child.tag.rpartition("}")[2] if isinstance(child.tag, str) else "comment"
-            if name in _USELESS or not _USELESS.isdisjoint(child.get("class", "").split()):
+            if name in _USELESS or not _UNSEEN.isdisjoint(child.get("class", "").split()):
                 parent.remove(child)
     for node in root.iter():
         node.attrib.pop("id", None)
-    for title in root.findall("{*}title"):
-        root.remove(title)  # "Pygal"
     root.set("class", f"chart {kind}")
     root.set("role", "img")
     root.set("aria-label", label)

@@ -155,19 +155,23 @@ class Lookout:
         return run_view(self.facts())
 
     def catch_up(self) -> Facts:
-        """Looks until every ledger was read to its end. Raises StoreError."""
-        while not (facts := self.facts()).caught_up:
+        """Looks until every ledger was read to its end, whatever the heartbeats say. Raises StoreError."""
+        while not (facts := self.facts(everything=True)).caught_up:
             pass
         return facts
 
-    def facts(self) -> Facts:
-        """What there is to know now. Raises StoreError."""
+    def facts(self, *, everything: bool = False) -> Facts:
+        """What there is to know now. Raises StoreError.
+
+        Args:
+            everything: also look into ledgers of which no heartbeat says that something came.
+        """
         spec, run_id = self.spec, self.spec.run_id
         census = self._take_census()
         self._discover()
         self._parents.look(-1)
         list(self._pool.map(lambda item: item[1].look(item[0]), self._tracks.items()))
-        caught_up = self._read_ledgers()
+        caught_up = self._read_ledgers(everything)
         now = self._clock()
         lives = {k: track.lives for k, track in sorted(self._tracks.items())}
         parent = self._parent()
@@ -255,7 +259,7 @@ class Lookout:
             self._canary = read_verdict(self._runs, self.spec.run_id)
         return self._canary
 
-    def _read_ledgers(self) -> bool:
+    def _read_ledgers(self, everything: bool) -> bool:
         """What came since the last look. Whether that was all."""
         due: list[tuple[tuple[int, int], LedgerTail]] = []
         ended: set[tuple[int, int]] = set()
@@ -269,9 +273,7 @@ class Lookout:
                 tail, outcomes = self._tails[name]
                 if facts is not track.lives[-1] or track.final(facts):
                     ended.add(name)
-                elif facts.over:
-                    pass
-                elif facts.beat is not None and facts.beat.processed <= outcomes:
+                elif not (everything or facts.over) and facts.beat is not None and facts.beat.processed <= outcomes:
                     continue
                 due.append((name, tail))
         caught_up = True

@@ -228,9 +228,7 @@ def _begin(times: Sequence[float], facts: Facts) -> float:
 
 def _cards(view: RunView, tally: Tally, interrupted: InterruptionCost) -> list[Card]:
     found = [
-        Card(
-            "documents", f"{view.done:,} of {view.documents:,}", f"{view.converted:,} converted, {view.failed:,} failed"
-        ),
+        Card("documents", f"{view.done:,}", f"of {view.documents:,}; {view.failed:,} failed"),
         Card("pages", f"{view.pages:,}", f"{tally.resumed_pages:,} from checkpoints" if tally.resumed_pages else ""),
     ]
     if view.pages_per_second is not None:
