@@ -9,6 +9,8 @@ from tasks.corpus.lives import Stage
 from tasks.corpus.store import Store
 
 DOCUMENTS, WORKERS = 4000, 5
+DONE_SECONDS = 9000.0
+"""Of the run, at the time of the picture."""
 NAMES = (
     "atlas",
     "coast-pilot",

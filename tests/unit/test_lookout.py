@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from memory_store import MemoryStore
+from report_kit import report
 from watched_run import BEGAN, RUN_ID, WatchedRun
 
 from tasks.corpus.failures import StoreError
@@ -13,7 +14,7 @@ from tasks.corpus.ledger import Outcome
 from tasks.corpus.lives import Heartbeat, Life, Stage, this_process
 from tasks.corpus.store_folder import FolderStore
 from tasks.lookout import Lookout
-from tasks.report import Report, RunState, write_report
+from tasks.report import RunState, write_report
 from tasks.view import LifeFacts, RunView, WorkerState, WorkerView, worker_state, worst_first
 
 
@@ -41,30 +42,6 @@ class Scene:
 @pytest.fixture
 def scene() -> Scene:
     return Scene()
-
-
-def report(**changes: object) -> Report:
-    given = {
-        "run_id": RUN_ID,
-        "state": RunState.COMPLETED,
-        "input": "/data/pdfs",
-        "output": "/data/markdown",
-        "documents": 40,
-        "converted": 40,
-        "skipped": 0,
-        "partial": 0,
-        "failed": 0,
-        "quarantined": 0,
-        "remaining": 0,
-        "duplicates": 0,
-        "pages": 400,
-        "seconds": 90.0,
-        "pages_per_second": 4.4,
-        "engine": "layout",
-        "report": "r",
-        **changes,
-    }
-    return Report(**given)
 
 
 def test_a_run_that_was_only_planned_is_seen_as_such(scene: Scene) -> None:
