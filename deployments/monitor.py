@@ -122,11 +122,12 @@ def eta_words(eta: Eta | None) -> str:
 
 
 def _head(view: RunView) -> Text:
-    text = Text(f"Run {view.run_id}: ", style="bold")
+    text = Text()
+    text.append(f"Run {view.run_id}: ", style="bold")
     colour = {"running": "green", "Completed": "green", "Failed": "red"}.get(view.state, "yellow")
-    text.append(view.state, style=colour)
+    text.append(view.state, style=f"bold {colour}")
     if view.why:
-        text.append(f": {view.why}", style="default")
+        text.append(f": {view.why}")
     text.append(f"  {view.input} to {view.output}, {view.engine}", style="dim")
     return text
 
@@ -144,7 +145,8 @@ def _worker(worker: WorkerView, names: int) -> Text:
     if worker.in_hand:
         more = f" and {len(worker.in_hand) - 1} more" if len(worker.in_hand) > 1 else ""
         page = f" p. {worker.page}" if worker.page is not None else ""
-        text.append(f", {worker.in_hand[0]}{page}{more}", style="cyan")
+        text.append(", ")
+        text.append(f"{worker.in_hand[0]}{page}{more}", style="cyan")
     return text
 
 
@@ -166,7 +168,7 @@ def _total(view: RunView, names: int) -> Text:
         if view.money.projected is not None:
             text.append(f", ${view.money.projected:,.2f} projected")
         if view.money.budget is not None:
-            text.append(f" of ${view.money.budget:,.2f}")
+            text.append(f", budget ${view.money.budget:,.2f}")
     return text
 
 
@@ -188,7 +190,7 @@ def _details(view: RunView) -> list[Text]:
     if view.canary is not None:
         fleet += f", canary {view.canary}"
     if view.notices or view.losses:
-        fleet += f" | {view.notices} Spot notices, {view.losses} lives lost"
+        fleet += f" | Spot notices: {view.notices}, lives lost: {view.losses}"
     found.append(Text(fleet))
     if view.interruptions:
         last = view.interruptions[0]

@@ -18,7 +18,7 @@ from tasks.canary import read_verdict
 from tasks.corpus import paths
 from tasks.corpus.census import Census, take_census
 from tasks.corpus.failures import NotFound, StoreError
-from tasks.corpus.ledger import Record
+from tasks.corpus.ledger import MERGED, Record
 from tasks.corpus.lives import EXPIRY_SECONDS, Heartbeat, Life, Observer, Process, read_fence
 from tasks.corpus.runs import RunSpec, load_manifest
 from tasks.corpus.store import Store
@@ -34,8 +34,8 @@ from tasks.view import Facts, LifeFacts, Pace, ParentFacts, RunView, run_view
 READERS = 16
 QUIET_SECONDS = 20.0
 """After so long without a heartbeat a fence, or a newer life, is looked for."""
-SEGMENTS = 64
-"""Of one life's ledger, read in one look at most: what is far behind catches up over several."""
+SEGMENTS = 32_768
+"""Of all ledgers together, read in one look at most: a second or two. What is far behind catches up over several looks."""
 
 
 class _Track:
@@ -277,9 +277,9 @@ class Lookout:
                     continue
                 due.append((name, tail))
         caught_up = True
-        for (name, tail), (records, all_read) in zip(
-            due, self._pool.map(lambda item: item[1].read(SEGMENTS), due), strict=True
-        ):
+        most = max(MERGED, SEGMENTS // max(1, len(due)))
+        read = self._pool.map(lambda item: item[1].read(most), due)
+        for (name, tail), (records, all_read) in zip(due, read, strict=True):
             self._take_in(records)
             self._tails[name] = tail, self._tails[name][1] + sum(record.outcome.final for record in records)
             caught_up = caught_up and all_read

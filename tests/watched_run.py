@@ -38,7 +38,9 @@ class WatchedRun:
     documents: int = 40
     workers: int = 2
     keys: dict[int, str] = field(default_factory=dict)
+    input: str = "/data/pdfs"
     output: str = "/data/markdown"
+    engine: str = "layout"
     spec: RunSpec = field(init=False)
     beats: dict[tuple[int, int], Heartbeat] = field(default_factory=dict)
     records: list[Record] = field(default_factory=list)
@@ -48,9 +50,9 @@ class WatchedRun:
         rows = (Row(i, self.key(i), f"{self.key(i)[:-4]}.md", 1000, "e") for i in range(self.documents))
         data, count = write_rows(rows)
         identity = Identity(
-            input="/data/pdfs",
+            input=self.input,
             output=self.output,
-            engine="layout",
+            engine=self.engine,
             limits={"page_timeout": 120.0},
             rendering={},
         )

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from memory_store import MemoryStore
 from report_kit import report
 from watched_run import BEGAN, RUN_ID, WatchedRun
 
+import tasks.lookout
 from tasks.corpus.failures import StoreError
 from tasks.corpus.ledger import Outcome
 from tasks.corpus.lives import Heartbeat, Life, Stage, this_process
-from tasks.corpus.store_folder import FolderStore
+from tasks.corpus.store import Store
 from tasks.lookout import Lookout
 from tasks.report import RunState, write_report
 from tasks.view import LifeFacts, RunView, WorkerState, WorkerView, worker_state, worst_first
@@ -310,7 +309,8 @@ def test_workers_that_are_done_are_not_asked_again() -> None:
     assert sum(scene.store.requests.values()) - before <= 8
 
 
-def test_a_ledger_that_is_far_behind_is_caught_up_over_several_looks() -> None:
+def test_a_ledger_that_is_far_behind_is_caught_up_over_several_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tasks.lookout, "SEGMENTS", 64)
     scene = Scene(documents=400, workers=1)
     scene.run.live(0)
     for index in range(150):
@@ -322,8 +322,7 @@ def test_a_ledger_that_is_far_behind_is_caught_up_over_several_looks() -> None:
     assert scene.lookout.tally.converted == 150
 
 
-def test_it_reads_folders_as_well(tmp_path: Path) -> None:
-    store = FolderStore.from_url(str(tmp_path / "runs"), create=True)
+def test_it_reads_folders_and_buckets(store: Store) -> None:
     run = WatchedRun(store, 10, 1)
     run.live(0)
     run.record(0, 1)
@@ -331,6 +330,7 @@ def test_it_reads_folders_as_well(tmp_path: Path) -> None:
     run.work(0)
     with Lookout(store, run.spec) as lookout:
         assert lookout.look().converted == 1
+        assert lookout.tally.pages == 10
 
 
 def test_a_store_that_is_away_is_an_error_and_no_empty_run(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:

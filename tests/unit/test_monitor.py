@@ -56,7 +56,7 @@ def view(workers: int = 3, **changes: object) -> RunView:
 def test_the_lines_have_the_form_that_was_asked_for() -> None:
     text = [line.plain for line in lines(view(), width=0, height=0)]
     assert any(line.startswith("Worker 0: ██░░░░░░░░ 234/800 (29%) | ETA: 18.2 h") for line in text)
-    assert "Total:    ██░░░░░░░░ 1,123/4,000 (28%) | $4.23 spent, $15.10 projected of $100.00" in text
+    assert "Total:    ██░░░░░░░░ 1,123/4,000 (28%) | $4.23 spent, $15.10 projected, budget $100.00" in text
     assert "Pace:     12.30 pages/s, 20,000 pages | ETA: 18.2 h (16.7 h to 20.0 h)" in text
     assert "Failures: 12: DAMAGED 9, ENCRYPTED 3" in text
 
