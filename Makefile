@@ -46,7 +46,7 @@ help:
 	@echo 'make test         the default tests; ARGS: options of pytest (so for the next three)'
 	@echo 'make test-slow    the tests that take longer'
 	@echo 'make test-ui      the tests that drive the Prefect UI in Chromium'
-	@echo 'make screenshots  the pictures of docs/ui.md, made anew'
+	@echo 'make screenshots  the pictures of docs/, made anew'
 	@echo 'make soak         the tests that take too long for CI (docs/soak.md)'
 	@echo 'make rehearse     a run on a pretended AWS, told line by line (docs/rehearsal.md); INPUT: a folder of PDFs'
 	@echo 'make check        linter, formatting, types, import contracts'

@@ -230,6 +230,28 @@ def scale(
 
 
 @app.command
+def monitor(
+    run: Annotated[str, Parameter(help="The run's OUTPUT (its latest run), or a run id with --output or --runs.")],
+    run_id: str | None = None,
+    /,
+    *,
+    output: Annotated[str | None, Parameter(help="The run's output, where RUN is a run id.")] = None,
+    runs: RunsUrl = None,
+    once: Annotated[bool, Parameter(negative="", help="Look once, and leave.")] = False,
+    as_json: Json = False,
+) -> int:
+    """Watch a run: workers, pace, ETA, failures, machines, dollars. Ctrl-C leaves it alone.
+
+    Leaves with the run's end, and with the exit status that `convert` has. Where stdout is no terminal, with --once and with
+    --json it looks once; the status is 0 then while the run goes on.
+    """
+    from deployments.monitor import monitor as watch
+
+    runs_store, spec = _run_of(run, run_id, output, runs)
+    return watch(runs_store, spec, once=once, as_json=as_json)
+
+
+@app.command
 def plan(
     input: Input,
     output: Output,
@@ -338,6 +360,28 @@ def failures(output: Output, run_id: str | None = None, /, *, runs: RunsUrl = No
         say(f"{printable(failed.key)}: {failed.failure.category}: {failed.failure.message}")
         say(f"    {replay_command(spec.identity.output, spec.run_id, failed.key, runs_store.url)}")
     return 0
+
+
+@app.command
+def report(
+    output: Output,
+    run_id: str | None = None,
+    /,
+    *,
+    runs: RunsUrl = None,
+    html: Annotated[
+        str | None, Parameter(help="Write the page to this file, made anew from the run's records.")
+    ] = None,
+    as_json: Json = False,
+) -> int:
+    """What a run came to, or has come to so far: outcome, criteria, pace, dollars; with --html as a page that stands alone.
+
+    Exit status: 0; 1 if the run is over and documents failed; 3 if it was stopped before its end.
+    """
+    from deployments.reporting import report as tell
+
+    _, runs_store = _stores(output, runs)
+    return tell(runs_store, run_id, html, as_json=as_json)
 
 
 @app.command
@@ -511,6 +555,23 @@ def _stores(output: str, runs: str | None) -> tuple[Any, Any]:
         raise UsageError(
             f"there are no runs in {where}: convert something first, or name the place with --runs"
         ) from None
+
+
+def _run_of(run: str, run_id: str | None, output: str | None, runs: str | None) -> tuple[Any, Any]:
+    """The store of the runs, and the run: OUTPUT [RUN_ID], or RUN_ID with --output or --runs."""
+    from tasks.corpus.runs import resolve
+    from tasks.corpus.store import open_store
+    from tasks.options import runs_url
+
+    if run_id is not None and output is not None:
+        raise UsageError(f"two outputs, {run!r} and {output!r}: give one of them, and the run id")
+    if output is None and (run_id is not None or "/" in run or Path(run).exists()):
+        _, runs_store = _stores(run, runs)
+        return runs_store, resolve(runs_store, run_id)
+    if output is None and runs is None:
+        raise UsageError(f"{run!r} is no folder: name the output, or the run id and --output OUTPUT")
+    runs_store = open_store(runs_url(output or run, runs))
+    return runs_store, resolve(runs_store, run)
 
 
 def _rate(text: str) -> float:

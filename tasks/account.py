@@ -14,6 +14,7 @@ from tasks.corpus.runs import RunSpec, load_manifest
 from tasks.corpus.store import Store, content_sha256
 from tasks.fleet.criteria import Facts, criteria
 from tasks.fleet.money import Money
+from tasks.installed import versions
 from tasks.report import Report, RunState, judge, write_report
 from tasks.scratch import scratch_folder
 
@@ -131,6 +132,7 @@ def conclude(
         money=money,
         criteria=criteria(facts),
         left=left or [],
+        versions=versions(),
         report=where,
     )
     if not written:

@@ -6,6 +6,7 @@ Without an API there is none of it, and the work is none the worse: here an API 
 from __future__ import annotations
 
 import contextvars
+import json
 import logging
 import shlex
 from collections.abc import Callable, Sequence
@@ -20,6 +21,7 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.settings import PREFECT_UI_URL
 
 from tasks.api import LOST, current_flow_run
@@ -28,16 +30,21 @@ from tasks.corpus.audit import Reconciliation
 from tasks.corpus.failure_file import replay_command
 from tasks.corpus.failures import Failure
 from tasks.corpus.names import printable
-from tasks.fleet.money import Money
+from tasks.fleet.money import Money, duration
 from tasks.markup import code, plain
 from tasks.report import Report
 from tasks.ticker import Ticker
+from tasks.view import RunView, worst_first
 
 SHOWN = 1000
 """Rows of a table artifact at most: the UI loads it whole."""
-PROGRESS_SECONDS = 10.0
-LOGGED_EVERY = 6
+WORKERS_SHOWN = 200
+PROGRESS_SECONDS = 15.0
+"""One call of the API so often, whatever there is to show."""
+LOGGED_EVERY = 4
 """Every so many times the progress is a log line, too."""
+ROUND = ("progress", "workers", "progress", "spend")
+"""What is updated in turn: the progress twice a minute, the table of workers and the spend once."""
 Log = logging.Logger | logging.LoggerAdapter[Any]
 
 
@@ -75,13 +82,15 @@ def name_flow_run(run_id: str, log: Log) -> None:
 
 
 class RunProgress:
-    """The parent's progress artifact, and a line in its log now and then. A context manager.
+    """The parent's artifacts while it runs, each made once and then updated in place, and a line in its log now and then.
 
-    Works in a thread of its own, since supervision must not wait for an API. Runs that take seconds get none.
+    The progress, a table of the workers, and what was spent. A context manager. Works in a thread of its own, since supervision
+    must not wait for an API; calls it once every 15 s at most. Runs that take seconds get no progress.
 
     Args:
         documents: that need work, so what 100 % is.
         money: what the run has cost so far, and will.
+        view: the newest look at the run, None before the first.
     """
 
     def __init__(
@@ -91,14 +100,15 @@ class RunProgress:
         seconds: float = PROGRESS_SECONDS,
         *,
         money: Callable[[], Money | None] = lambda: None,
+        view: Callable[[], RunView | None] = lambda: None,
     ) -> None:
         self._documents = documents
         self._log = log
-        self._money = money
+        self._money, self._view = money, view
         self._latest: HasProgress | None = None
         self._lives: dict[int, int] = {}
         self._before = 0
-        self._artifact: UUID | None = None
+        self._artifacts: dict[str, UUID] = {}
         self._ticks = 0
         context = contextvars.copy_context()
         self._ticker = Ticker("progress", seconds, lambda: context.run(self._tick))
@@ -125,30 +135,157 @@ class RunProgress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._ticker.stop(patience=5.0)
-        if self._artifact is not None:
-            self._publish(logged=False)
+        if "progress" in self._artifacts:
+            self._publish_progress()
+
+    def conclude(self, view: RunView) -> None:
+        """The run's last state in the table of workers and in the spend: two calls, also of a run that took seconds."""
+        self._publish_workers(view)
+        self._publish_spend(view)
 
     def _tick(self) -> None:
+        what = ROUND[self._ticks % len(ROUND)]
         self._ticks += 1
-        self._publish(logged=self._ticks % LOGGED_EVERY == 0)
+        if self._ticks % LOGGED_EVERY == 0:
+            self._say()
+        view = self._view()
+        if what == "progress" or view is None:
+            self._publish_progress()
+        elif what == "workers":
+            self._publish_workers(view)
+        else:
+            self._publish_spend(view)
 
-    def _publish(self, *, logged: bool) -> None:
+    @property
+    def _text(self) -> str:
         latest = self._latest
-        if latest is None:
-            return
-        text = f"{self.done:,} of {self._documents:,} documents, {latest.failed:,} failures, {latest.pages:,} pages"
+        failed, pages = (latest.failed, latest.pages) if latest is not None else (0, 0)
+        text = f"{self.done:,} of {self._documents:,} documents, {failed:,} failures, {pages:,} pages"
         if (money := self._money()) is not None:
             text += "; " + "; ".join(money.lines())
-        if logged:
-            self._log.info("Progress: %s", text)
-        percent = 100 * self.done / max(1, self._documents)
+        return text
+
+    def _say(self) -> None:
+        if self._latest is not None:
+            self._log.info("Progress: %s", self._text)
+
+    def _publish_progress(self) -> None:
+        if self._latest is None:
+            return
+        text, percent = self._text, 100 * self.done / max(1, self._documents)
+        known = self._artifacts.get("progress")
         try:
-            if self._artifact is None:
-                self._artifact = cast(UUID, create_progress_artifact(percent, key="progress", description=text))
+            if known is None:
+                made = create_progress_artifact(percent, key="progress", description=text)
+                self._artifacts["progress"] = cast(UUID, made)
             else:
-                update_progress_artifact(self._artifact, percent, description=text)
+                update_progress_artifact(known, percent, description=text)
         except LOST as error:
-            logging.getLogger("pdf_flows.artifacts").debug("no progress artifact: %s", error)
+            _debug("progress", error)
+
+    def _publish_workers(self, view: RunView) -> None:
+        rows, text = worker_rows(view), _sum_of_workers(view)
+        self._store(
+            "workers",
+            json.dumps(rows),
+            text,
+            lambda: create_table_artifact(key="workers", table=rows, description=text),
+        )
+
+    def _publish_spend(self, view: RunView) -> None:
+        shown = spend_markdown(view)
+        text = "What the run has spent, and how it goes on"
+        self._store(
+            "spend", shown, text, lambda: create_markdown_artifact(key="spend", markdown=shown, description=text)
+        )
+
+    def _store(self, key: str, data: str, description: str, make: Callable[[], Any]) -> None:
+        """Update an artifact in place; make it where it is not there yet."""
+        known = self._artifacts.get(key)
+        try:
+            if known is None:
+                self._artifacts[key] = cast(UUID, make())
+            else:
+                with get_client(sync_client=True) as client:
+                    client.update_artifact(known, ArtifactUpdate(data=data, description=description))
+        except LOST as error:
+            _debug(key, error)
+
+
+def _debug(key: str, error: BaseException) -> None:
+    logging.getLogger("pdf_flows.artifacts").debug("no artifact %s: %s", key, error)
+
+
+def ui_address() -> str:
+    """Where people find the Prefect UI; "" where that is not known."""
+    base = PREFECT_UI_URL.value()
+    return str(base).rstrip("/") if base else ""
+
+
+def worker_rows(view: RunView) -> list[dict[str, Any]]:
+    """Rows of the table of workers, those in trouble and the slowest first."""
+    return [
+        {
+            "worker": worker.worker,
+            "state": worker.state.value,
+            "why": plain(worker.why),
+            "done": worker.done,
+            "of": worker.total,
+            "failed": worker.failed,
+            "pages": worker.pages,
+            "pages/s": "" if worker.pages_per_second is None else f"{worker.pages_per_second:.2f}",
+            "ETA": duration(worker.eta) if worker.eta is not None and worker.left else "",
+            "in hand": plain(worker.in_hand[0]) if worker.in_hand else "",
+            "page": "" if worker.page is None else worker.page,
+            "lives": worker.lives,
+            "machine": plain(worker.machine),
+        }
+        for worker in worst_first(view.workers)[:WORKERS_SHOWN]
+    ]
+
+
+def _sum_of_workers(view: RunView) -> str:
+    states: dict[str, int] = {}
+    for worker in view.workers:
+        states[worker.state.value] = states.get(worker.state.value, 0) + 1
+    said = ", ".join(f"{count:,} {state}" for state, count in states.items())
+    first = f" The first {WORKERS_SHOWN:,} are here." if len(view.workers) > WORKERS_SHOWN else ""
+    return f"{len(view.workers):,} workers: {said}.{first}" if said else "No workers yet."
+
+
+def spend_markdown(view: RunView) -> str:
+    """What a run has spent, how fast it is, when it will end, what was interrupted."""
+    eta = view.eta
+    rows = [("documents", f"{view.done:,} of {view.documents:,}"), ("failed", f"{view.failed:,}")]
+    if view.pages_per_second is not None:
+        rows.append(("pages a second", f"{view.pages_per_second:.2f}"))
+    if eta is not None and not view.over:
+        band = ""
+        if eta.least is not None:
+            most = duration(eta.most) if eta.most is not None else "no end in sight"
+            band = f" ({duration(eta.least)} to {most})"
+        rows.append(("ETA", duration(eta.likely) + band))
+    money = view.money
+    if money is not None:
+        rows.append(("spent", f"${money.spent:,.2f}"))
+        if money.budget is not None:
+            rows.append(("budget", f"${money.budget:,.2f}"))
+        if money.target is not None:
+            rows.append(("target", f"${money.target:,.2f}"))
+        if money.projected is not None and not view.over:
+            rows.append(("projected", f"${money.projected:,.2f}"))
+        if view.pages:
+            rows.append(("per 1,000 pages", f"${1000 * money.spent / view.pages:,.3f}"))
+        rows.append(("machines", f"{money.machines} at work, {money.leaving} being torn down"))
+    rows += [("Spot notices", f"{view.notices:,}"), ("lives lost", f"{view.losses:,}")]
+    if money is None:
+        rows.append(("money", "nothing is paid for, or no price was named"))
+    lines = [f"| run {view.run_id} | {plain(view.state)} |", "| --- | ---: |"]
+    lines += [f"| {name} | {value} |" for name, value in rows]
+    if view.interruptions:
+        lines += ["", "| interrupted | machine | why |", "| --- | --- | --- |"]
+        lines += [f"| worker {one.worker} | {plain(one.machine)} | {plain(one.why)} |" for one in view.interruptions]
+    return "\n".join(lines)
 
 
 def failure_rows(records: Sequence[HasFailure]) -> list[dict[str, Any]]:
@@ -249,7 +386,7 @@ def _sentence(report: Report) -> str:
 
 
 def _link(text: str, artifact: UUID | None) -> str:
-    base = PREFECT_UI_URL.value()
+    base = ui_address()
     if artifact is None or not base:
         return text
-    return f"[{text}]({str(base).rstrip('/')}/artifacts/artifact/{artifact})"
+    return f"[{text}]({base}/artifacts/artifact/{artifact})"

@@ -18,7 +18,7 @@ from prefect.states import Cancelled, Completed, Failed
 
 from tasks.account import conclude, left_to_do, reconcile_run
 from tasks.api import being_cancelled, current_flow_run
-from tasks.artifacts import RunProgress, name_flow_run, publish_run
+from tasks.artifacts import RunProgress, name_flow_run, publish_run, ui_address
 from tasks.canary import Canary, Waiting, keep_verdict, read_verdict
 from tasks.cores import usable_cores
 from tasks.corpus.checkpoints import sweep
@@ -37,6 +37,7 @@ from tasks.fleet.prices import AwsPrices, FixedPrices, Prices
 from tasks.fleet.supervisor import Patience
 from tasks.launch import LocalLauncher, WorkPoolLauncher
 from tasks.lease import ParentLease
+from tasks.live_page import LivePage
 from tasks.options import LauncherName, Options
 from tasks.passwords import read_passwords
 from tasks.plan import Planned, Selection, Stores, open_stores, plan_run
@@ -302,7 +303,11 @@ class Conversion:
         flow_run = current_flow_run()
         flow_run_id = str(flow_run.id) if flow_run is not None else None
         s3 = options.runs_url.startswith("s3://")
-        with ParentLease(runs, spec.run_id, flow_run_id, BEAT_S3_SECONDS if s3 else BEAT_FOLDER_SECONDS) as lease:
+        beat_seconds = BEAT_S3_SECONDS if s3 else BEAT_FOLDER_SECONDS
+        with (
+            ParentLease(runs, spec.run_id, flow_run_id, beat_seconds) as lease,
+            LivePage(runs, spec, ui_address()) as page,
+        ):
             start = _Start.of(options, done, lease, stores, self._child)
             waiting, before = start.waiting, start.pages_before
             log.info(
@@ -313,7 +318,8 @@ class Conversion:
                 self._supervision = start.supervision(options, log, self._show)
                 if self._stopped is not None:
                     self._supervision.stop(self._stopped)
-                with RunProgress(waiting, log, money=start.money) as self._shown, self._noticing():
+                progress = RunProgress(waiting, log, money=start.money, view=page.view)
+                with progress as self._shown, self._noticing():
                     try:
                         stopped = self._supervise(self._supervision)
                     finally:
@@ -338,6 +344,8 @@ class Conversion:
                 left=left if self._supervision is not None else None,
                 deadline=options.terms.deadline,
             )
+            if not heir and (last := page.conclude(report)) is not None and self._shown is not None:
+                self._shown.conclude(last)
             if report.remaining == 0 and report.state is not RunState.STOPPED:
                 _sweep(runs, spec.run_id)
         self.cancelled = self.cancelled or (report.state is RunState.STOPPED and being_cancelled())

@@ -70,6 +70,7 @@ class ParentLease:
         if self.superseded:
             return
         self._state.counter += 1
+        self._state.at = round(time.time(), 3)
         try:
             self._runs.put(f"{self.prefix}heartbeat.json", self._state.model_dump_json().encode())
         except StoreError as failure:

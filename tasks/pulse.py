@@ -113,10 +113,11 @@ class Pulse:
         with self._lock:
             self._state.sample_left = left
 
-    def stage(self, stage: Stage) -> None:
-        """What the life is at."""
+    def stage(self, stage: Stage, why: str = "") -> None:
+        """What the life is at, and why it drains."""
         with self._lock:
             self._state.stage = stage
+            self._state.draining = self._state.draining or why
             if stage is Stage.WORKING and self._ready_at is None:
                 self._ready_at = self._moved = time.monotonic()
 
@@ -210,6 +211,7 @@ class Pulse:
         with self._beating:
             with self._lock:
                 self._state.counter += 1
+                self._state.at = round(time.time(), 3)
                 if self._ready_at is not None:
                     self._state.working_seconds = round(time.monotonic() - self._ready_at, 3)
                 # Whoever beats after the last beat must not call the life back.

@@ -62,6 +62,8 @@ class Report(BaseModel):
     criteria: list[Criterion] = []
     left: list[str] = []
     """What could not be brought to an end."""
+    versions: dict[str, str] = {}
+    """Of the parent's installation."""
     report: str
     """Where this is."""
 

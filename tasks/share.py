@@ -24,7 +24,7 @@ from tasks.corpus.runs import RunSpec, load_manifest
 from tasks.corpus.store import Store, content_sha256
 from tasks.report import Report, write_report
 from tasks.scratch import scratch_folder
-from tasks.worker import COMPLETE
+from tasks.words import COMPLETE
 
 LOOK_SECONDS = 2.0
 DRAIN_SECONDS = 150.0

@@ -212,6 +212,7 @@ class Treasury:
     # -- the record -----------------------------------------------------------------------------------------------
 
     def _write(self) -> None:
+        self._book.money = self._reckon()
         try:
             self._book.write()
         except Overtaken as failure:

@@ -10,7 +10,7 @@ from tasks.corpus.lives import Heartbeat, Life, Observer, Stage, fence, numbers
 from tasks.corpus.store import Store
 from tasks.fleet.launcher import End, Handle
 from tasks.fleet.supervisor import Sight
-from tasks.worker import COMPLETE, FAULT
+from tasks.words import COMPLETE, FAULT
 
 NEW_LIFE_SECONDS = 20.0
 """A life that has been silent so long may have a successor in the same launch (Prefect's AwaitingRetry): look for one."""

@@ -35,16 +35,13 @@ from tasks.patience import patient
 from tasks.pool import Pool, open_pool
 from tasks.pulse import PARENT_PATIENCE_SECONDS, Pulse
 from tasks.scratch import scratch_folder
+from tasks.words import COMPLETE, FAULT
 
 SHOWN_WARNINGS = 3
 """Of a document's, in the log; the ledger has twenty."""
 PROGRESS_EVERY = 50
 PROGRESS_SECONDS = 60.0
 READY_SECONDS = 180.0
-COMPLETE = "complete"
-"""A life's last word: it found nothing more that is free."""
-FAULT = "fault: "
-"""Begins the last word of a life whose engine can't be loaded."""
 GRACE_SECONDS = 20.0
 """How long what is in hand may take when a worker is told to stop: less than the 30 s that Prefect leaves it after SIGTERM."""
 NOTICE_SECONDS = 75.0
@@ -130,7 +127,7 @@ class Worker:
         self._rebalance = False
         self._claimed = 0
         """Documents that are claimed and not done."""
-        self._stage: Callable[[Stage], None] = lambda stage: None
+        self._stage: Callable[[Stage, str], None] = lambda stage, why: None
         # Reentrant: a signal handler may call `drain` while its own thread holds it.
         self._lock = threading.RLock()
         self._pool: Pool | None = None
@@ -260,7 +257,7 @@ class Worker:
                 Limits.model_validate(identity.limits),
             ),
         )
-        self._stage(Stage.WORKING)
+        self._stage(Stage.WORKING, "")
         self._begun = self._said_at = time.monotonic()
         self._said = 0
 
@@ -293,7 +290,7 @@ class Worker:
             self._converter.drain(grace)
         if not first:
             return
-        self._stage(Stage.DRAINING)
+        self._stage(Stage.DRAINING, reason)
         self._log.warning("[Worker %d] Stopping: %s", self._settings.worker, reason)
 
         def kill() -> None:

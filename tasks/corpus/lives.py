@@ -67,6 +67,8 @@ class Life(BaseModel):
     """Which launch of its worker it came from."""
     machine: dict[str, Any] = {}
     """What it runs on, as `tasks/fleet/machine.py` describes it."""
+    at: float = 0.0
+    """Seconds since 1970 by its own clock: for people, never compared. 0 where an earlier version wrote it."""
 
 
 class Stage(StrEnum):
@@ -87,6 +89,10 @@ class Heartbeat(Counts):
     ended: str | None = None
     """Why the life ended in an orderly way ("complete", "drained", ...): nothing will be published any more."""
     stage: Stage = Stage.LOADING
+    draining: str = ""
+    """Why it claims no more."""
+    at: float = 0.0
+    """Seconds since 1970 by its own clock: for people, never compared."""
     in_hand: list[str] = Field(default_factory=list)
     page: int | None = None
     activity: int = 0
@@ -155,6 +161,7 @@ def this_life(
         flow_run_id=flow_run_id,
         launch=launch,
         machine=machine or {},
+        at=round(time.time(), 3),
     )
 
 
@@ -265,11 +272,15 @@ class Fence(BaseModel):
     why: str
     blame: bool = False
     """Whether its death may be its documents' doing: not after a notice, a drain, or the loss of its machine or its parent."""
+    at: float = 0.0
+    """Seconds since 1970 by the clock of whoever did it: for people."""
 
 
 def fence(store: Store, prefix: str, why: str, *, blame: bool = False) -> bool:
     """Forbid the life below `prefix` to publish. True if this call did it."""
-    return store.create(f"{prefix}fenced", Fence(why=why, blame=blame).model_dump_json().encode())
+    return store.create(
+        f"{prefix}fenced", Fence(why=why, blame=blame, at=round(time.time(), 3)).model_dump_json().encode()
+    )
 
 
 def read_fence(store: Store, prefix: str) -> Fence | None:

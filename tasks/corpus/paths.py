@@ -144,3 +144,8 @@ def replaced(run_id: str, key: str) -> str:
 def report(run_id: str) -> str:
     """The run's last word."""
     return f"{run_id}/report.json"
+
+
+def report_page(run_id: str) -> str:
+    """The same for people, while the run lives, too."""
+    return f"{run_id}/report.html"

@@ -15,6 +15,7 @@ from typing import Protocol
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tasks.fleet.budget import Memory
+from tasks.fleet.money import Money
 from tasks.fleet.prices import Prices, confirm
 from tasks.fleet.spend import Spend
 
@@ -61,6 +62,8 @@ class Record(BaseModel):
     """USD, for readers; the sum of the rest."""
     spend: Spend = Spend()
     memory: Memory = Memory()
+    money: Money | None = None
+    """What people are shown of it, projection included, as of this write."""
 
 
 def boot_clock() -> float:
@@ -95,6 +98,8 @@ class SpendBook:
         self.spend = record.spend
         self.memory = record.memory.resumed()
         """The caller's to replace with each assessment's."""
+        self.money: Money | None = None
+        """The caller's to set: goes into the record for those who watch."""
         self.found = data is not None
         """Whether an earlier parent left a record."""
         if self.found:
@@ -137,6 +142,7 @@ class SpendBook:
             spent=left.spent(now),
             spend=left,
             memory=self.memory,
+            money=self.money,
         )
         self._records.put(self._key, record.model_dump_json(exclude_defaults=True).encode())
         self.counter, self.spend = record.counter, left

@@ -1,12 +1,16 @@
-"""Makes the pictures of docs/ui.md anew: the sample PDFs and two broken files, converted by a run triggered in the UI.
+"""Makes the pictures of docs/ui.md and docs/monitoring.md anew.
 
-Run by `make screenshots`; the one argument is the folder for the pictures.
+Those of the UI: the sample PDFs and two broken files, converted by a run triggered there. Those of the monitor and the report:
+a run whose objects are made, in its middle. Run by `make screenshots`; the first argument is the folder for the pictures, the
+second, if there is one, chooses: ui or watching.
 """
 
 from __future__ import annotations
 
+import io
 import logging
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -18,7 +22,20 @@ import boto3
 import pymupdf
 from moto.server import ThreadedMotoServer
 from playwright.sync_api import Page
+from rich.console import Console, Group
 from ui import NoBrowser, RunForm, RunPage, chromium, served
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from memory_store import MemoryStore
+from pictured_run import DONE_SECONDS, pictured_run
+from watched_run import BEGAN
+
+from deployments.monitor import lines
+from tasks.html import render
+from tasks.lookout import Lookout
+from tasks.page import Links, page_of
+from tasks.view import run_view
 
 SAMPLES = Path(__file__).resolve().parents[2] / "samples"
 ENDS = ("Completed with failures", "Completed", "Failed", "Stopped", "Refused", "Crashed")
@@ -88,9 +105,36 @@ def trigger(page: Page, address: str, pictures: Path) -> RunPage:
     return form.start()
 
 
-def main(pictures: Path) -> None:
+def watching(pictures: Path) -> None:
+    """The monitor as a terminal would show it, and the report as a browser does."""
+    run = pictured_run(MemoryStore(), "s3://harbour-library/markdown")
+    with Lookout(run.store, run.spec, wall=lambda: BEGAN + DONE_SECONDS) as lookout:
+        facts = lookout.catch_up()
+    console = Console(file=io.StringIO(), record=True, width=118, force_terminal=True)
+    console.print(Group(*lines(run_view(facts), width=118, height=30)))
+    drawn = console.export_svg(title="pdf-flows monitor s3://harbour-library/markdown", unique_id="monitor")
+    # A picture of the documentation fetches no fonts.
+    (pictures / "monitor.svg").write_text(re.sub(r"@font-face \{.*?\}\s*", "", drawn, flags=re.DOTALL))
+    with tempfile.TemporaryDirectory() as name, chromium(Path(name) / "profile") as page:
+        file = Path(name) / "report.html"
+        links = Links("../../", "http://127.0.0.1:4200")
+        file.write_text(render(page_of(facts, "s3://harbour-library/markdown/_runs", links)))
+        page.set_viewport_size({"width": 1100, "height": 1560})
+        page.goto(file.as_uri())
+        page.screenshot(path=pictures / "report.png")
+
+
+def main(pictures: Path, only: str = "") -> None:
     """Take them all."""
     pictures.mkdir(parents=True, exist_ok=True)
+    if only in ("", "watching"):
+        watching(pictures)
+    if only in ("", "ui"):
+        ui(pictures)
+
+
+def ui(pictures: Path) -> None:
+    """Those of the Prefect UI."""
     with tempfile.TemporaryDirectory() as name:
         home = Path(name)
         library(home / "library")
@@ -116,6 +160,6 @@ def main(pictures: Path) -> None:
 
 if __name__ == "__main__":
     try:
-        main(Path(sys.argv[1]))
+        main(Path(sys.argv[1]), *sys.argv[2:])
     except NoBrowser as error:
         sys.exit(str(error))
