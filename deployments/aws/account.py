@@ -19,6 +19,7 @@ PROJECT = "pdf-flows"
 _RESERVED = ("aws", "ecs", "fargate", "sthree-", "amzn-s3-demo-")
 """ECS refuses capacity providers, S3 buckets whose names begin so (ECS, CreateCapacityProvider; S3, bucket naming rules)."""
 _NAME = re.compile(r"[a-z][a-z0-9]*(?:-[a-z0-9]+)*")
+_REGION = re.compile(r"[a-z]{2,3}(?:-[a-z]+)+-[0-9]+")
 _SHORTEST, _LONGEST = 3, 21
 """Of the template's ProjectName: what is made of it must fit S3's 63 characters."""
 
@@ -91,6 +92,8 @@ class Account:
         except BotoCoreError as error:
             raise explain(error).error from error
         found = self._session.region_name
+        if found and _REGION.fullmatch(found) is None:
+            raise UsageError(f"bad AWS region {found!r}: give one like us-east-1")
         if not found:
             raise UsageError("no AWS region is set: give --region, or set AWS_REGION")
         self.project = project

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,7 +11,7 @@ from cyclopts import Parameter
 
 from deployments.aws.account import PROJECT, Account
 from deployments.say import tell
-from tasks.corpus.failures import UsageError
+from tasks.corpus.failures import PdfFlowsError, UsageError
 
 if TYPE_CHECKING:
     from deployments.aws.connection import Connection
@@ -68,6 +70,21 @@ def orchestration(found: Connection | str | None) -> Orchestration | str | None:
 def of_stack(found: Connection | str | None) -> bool:
     """Whether what was reached is the stack's own Prefect beyond doubt."""
     return found is not None and not isinstance(found, str) and found.of_stack
+
+
+@contextlib.contextmanager
+def accounted(account: Account) -> Iterator[None]:
+    """Where a command breaks off, what costs money is said all the same: that is when it matters most."""
+    from deployments.aws.errors import boto_errors
+
+    try:
+        yield
+    except (PdfFlowsError, *boto_errors()):
+        try:
+            tell(look(account).line())
+        except (PdfFlowsError, *boto_errors()):
+            tell("still running: not known")
+        raise
 
 
 def patience(drain: float) -> Patience:

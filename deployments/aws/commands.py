@@ -17,6 +17,7 @@ from deployments.aws.command_options import (
     MaxPrice,
     Types,
     Where,
+    accounted,
     left_of,
     look,
     of_stack,
@@ -177,15 +178,16 @@ def up(
     account, steps = where.account(), Steps(dry_run=dry_run)
     with explained():
         who(account)
-        found = runner.up(
-            account,
-            options,
-            steps,
-            build=build,
-            template=template or TEMPLATE,
-            deploy=None if deployments else (),
-            api_url=api_url,
-        )
+        with accounted(account):
+            found = runner.up(
+                account,
+                options,
+                steps,
+                build=build,
+                template=template or TEMPLATE,
+                deploy=None if deployments else (),
+                api_url=api_url,
+            )
         left = look(account)
     if not as_json:
         for name, value in sorted(found.stack.outputs.items() if found.stack is not None else ()):
@@ -208,7 +210,7 @@ def status(*, api_url: ApiUrl = None, where: Where = HERE, as_json: Json = False
     with explained():
         who(account)
         stack = Stacks(account).find()
-        with connected(account, stack, api_url) as prefect:
+        with accounted(account), connected(account, stack, api_url) as prefect:
             now = datetime.now(UTC)
             found = runner.status(account, stack, orchestration(prefect), now)
     if as_json:
@@ -241,7 +243,7 @@ def stop(
     with explained():
         who(account)
         stack = Stacks(account).find()
-        with connected(account, stack, api_url) as prefect:
+        with accounted(account), connected(account, stack, api_url) as prefect:
             found = runner.stop(
                 account,
                 stack,
@@ -291,7 +293,7 @@ def down(
     with explained():
         who(account)
         stacks = Stacks(account, say=steps.say)
-        with connected(account, stacks.find(), api_url) as prefect:
+        with accounted(account), connected(account, stacks.find(), api_url) as prefect:
             found, state = runner.down(
                 account,
                 stacks,

@@ -43,7 +43,8 @@ def connected(
     """The API to use; in words, why it can't be reached; None where there is none: no stack, or one that names none.
 
     In this order: the one named; the one that Prefect's settings on this machine name, if it is the stack's (mostly they name
-    another: the local server of `pdf-flows up`); the control host's, through a tunnel that lasts as long as the context.
+    another: the local server of `pdf-flows up`); without a control host, the one that the stack names; with one, the control
+    host's, through a tunnel that lasts as long as the context.
 
     Args:
         seconds: how long a control host that is starting is waited for.
@@ -69,7 +70,8 @@ def connected(
         yield Connection(url=configured.url, of_stack=True)
         return
     if control is None:
-        yield _why_not(str(own), configured)
+        answers = health(str(own)) in ANSWERS
+        yield Connection(url=str(own), of_stack=True) if answers else _why_not(str(own), configured)
         return
     with contextlib.ExitStack() as opened:
         found = _through(account, stack, control, opened, seconds)
@@ -81,12 +83,10 @@ def _same(url: str, own: str | None) -> bool:
 
 
 def _why_not(own: str, configured: Configured | None) -> str:
-    remedy = f"set PREFECT_API_URL={own}, or give --api-url"
-    if configured is None:
-        return f"no Prefect API is set: {remedy}"
-    if _same(configured.url, own):
-        return f"{configured.url} ({configured.by}) does not answer: {remedy}"
-    return f"{configured.url} ({configured.by}) is not the stack's Prefect API: {remedy}"
+    other = (
+        f", and {configured.url} ({configured.by}) is another" if configured and not _same(configured.url, own) else ""
+    )
+    return f"the stack's Prefect API {own} does not answer from here{other}: give --api-url if this machine reaches it elsewhere"
 
 
 def _through(

@@ -22,6 +22,10 @@ T = TypeVar("T")
 _ENDED = re.compile(r"\((\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) (?:GMT|UTC)\)")
 
 
+JOB_TAG = "JobID"
+"""What a machine of `pdf-flows aws launch` is for."""
+
+
 class Instance(BaseModel):
     """An EC2 instance of the project."""
 
@@ -35,6 +39,8 @@ class Instance(BaseModel):
     name: str = ""
     worker: str | None = None
     """Its tag WorkerID: an instance of `pdf-flows aws launch`."""
+    job: str | None = None
+    """What it was launched for, but its number."""
     group: str | None = None
     """Its Auto Scaling group."""
     launched: datetime
@@ -225,6 +231,7 @@ def _instance(item: dict[str, Any]) -> Instance:
         lifecycle=Lifecycle.SPOT if spot else Lifecycle.ON_DEMAND,
         name=tags.get("Name", ""),
         worker=tags.get("WorkerID"),
+        job=tags.get(JOB_TAG),
         group=tags.get("aws:autoscaling:groupName"),
         launched=item["LaunchTime"],
         ended=ended_at(item.get("StateTransitionReason", "")) if item["State"]["Name"] not in BILLED else None,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -10,12 +12,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from deployments.aws import images, links
 from deployments.aws.account import TAG, Account
 from deployments.aws.errors import AwsError, boto_errors, code_of, explain, message_of
-from deployments.aws.fleet_state import Instance, find_instances
+from deployments.aws.fleet_state import JOB_TAG, Instance, find_instances
 from deployments.aws.pool_prices import Ranked
 from deployments.aws.showing import plain
 from deployments.aws.steps import Steps
 from deployments.aws.user_data import LOG_GROUP, Boot, render
 from tasks.corpus.failures import UsageError
+from tasks.fleet.price_table import ON_DEMAND
 
 RETENTION_DAYS = 7
 VOLUME_GB = 100
@@ -142,6 +145,7 @@ def request(account: Account, order: Order, worker: int, type_: str, zone: str) 
         *account.tags,
         {"Key": "Name", "Value": f"pdf-worker-{worker}"},
         {"Key": "WorkerID", "Value": str(worker)},
+        {"Key": JOB_TAG, "Value": job(order.environments[worker])},
     ]
     asked: dict[str, Any] = {
         "ImageId": order.ami,
@@ -232,6 +236,7 @@ def launch(account: Account, order: Order, steps: Steps) -> list[Launched]:
     # EC2's own dry run changes nothing, and is what a dry run of ours is for.
     steps.say(f"check permissions, by EC2's dry run ... {check(account, order)}")
     steps.do(f"make the log group {LOG_GROUP}", lambda: make_log_group(account))
+    _refuse_others(order, there.values())
     found: list[Launched] = []
     for worker in range(order.workers):
         if str(worker) in there:
@@ -258,6 +263,23 @@ def launch(account: Account, order: Order, steps: Steps) -> list[Launched]:
                 ]
                 break
     return found
+
+
+def job(environment: Mapping[str, str]) -> str:
+    """What a worker's machine is for, but its number: those of one job share it. Pure."""
+    rest = sorted((name, value) for name, value in environment.items() if name != "WORKER_ID")
+    return hashlib.sha256(json.dumps(rest).encode()).hexdigest()[:16]
+
+
+def _refuse_others(order: Order, there: Iterable[Instance]) -> None:
+    """Raises UsageError where machines run that take other documents: beside them parts of the input would be left out."""
+    mine = {job(environment) for environment in order.environments.values()}
+    others = [f"{i.id} (worker {i.worker})" for i in there if i.job is not None and i.job not in mine]
+    if others:
+        raise UsageError(
+            f"{', '.join(others[:5])} run for another job (other input, output, options or number of workers): wait for "
+            "their end, end them (pdf-flows aws stop), or start these under another --project"
+        )
 
 
 def _already(worker: int, instance: Instance) -> Launched:
@@ -321,4 +343,16 @@ def described(account: Account, order: Order) -> str:
         f"profile {order.place.profile}, group {order.place.group}; further pools: "
         + (", ".join(f"{t} {z}" for t, z in order.pools[1:6]) or "none")
     )
-    return f"{head}\nits start script:\n{asked['UserData']}"
+    return f"{head}\n{_most(order)}\nits start script:\n{asked['UserData']}"
+
+
+def _most(order: Order) -> str:
+    """What they can cost. Pure."""
+    dearest = max((ON_DEMAND.get(type_, 0.0) for type_, _ in order.pools), default=0.0)
+    if order.max_price is not None and not order.on_demand:
+        dearest = min(dearest, order.max_price) or order.max_price
+    hourly, hours = dearest * order.workers, order.max_minutes / 60
+    return (
+        f"{order.workers} machine{'' if order.workers == 1 else 's'}: at most ${hourly:.2f}/h, each ended after {hours:g} h at "
+        f"the latest (${hourly * hours:.2f}), and with its part of the documents before"
+    )

@@ -5,9 +5,10 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from deployments.aws import images, pool_prices
+from deployments.aws import buckets, images, pool_prices
 from deployments.aws.account import Account
 from deployments.aws.buckets import split_url
+from deployments.aws.findings import Finding, State
 from deployments.aws.launch import VOLUME_GB, Order, pools_of, read_place
 from deployments.aws.parameters import pairs
 from deployments.aws.planned_run import planned_run, split
@@ -48,9 +49,19 @@ def order_of(
         check_run_id(run_id)
     more = pairs(env, "--env")
     refuse_secrets(more)
+    if workers < 1:
+        raise UsageError(f"bad --workers {workers}: 1 or more")
     stack = Stacks(account).find()
     where_from = _place("input", source, stack, "InputBucket", "InputPrefix")
     where_to = _place("output", output, stack, "OutputBucket", "OutputPrefix")
+    _refuse_bucket(account, "input", where_from)
+    _refuse_bucket(account, "output", where_to)
+    if where_from[0] == where_to[0] and (where_to[1].strip("/") + "/").startswith(where_from[1].strip("/") + "/"):
+        raise UsageError(
+            "the output lies in the input: its Markdown and its runs would be listed as input; name another place"
+        )
+    named = _image(image, stack)
+    _refuse_image(account, named)
     place = read_place(
         account,
         profile=profile or (stack.output("WorkerInstanceProfileName") if stack is not None else None),
@@ -70,7 +81,7 @@ def order_of(
         raise UsageError("every pool costs more than --max-price now (pdf-flows aws preflight lists them): raise it")
     return Order(
         workers=workers,
-        image=_image(image, stack),
+        image=named,
         ami=ami,
         device=device,
         gigabytes=max(VOLUME_GB, smallest),
@@ -102,6 +113,22 @@ def _place(role: str, url: str | None, stack: Stack | None, bucket: str, prefix:
     if stack is None or name is None:
         raise UsageError(f"there is no stack to take the {role} from: give --{role} s3://bucket/prefix")
     return name, stack.parameters.get(prefix, "")
+
+
+def _refuse_bucket(account: Account, role: str, where: tuple[str, str]) -> None:
+    """Raises UsageError where machines could not work with it: each would cost its start to find that out."""
+    _refuse(buckets.judge(role, buckets.read(account, *where), account.region))
+
+
+def _refuse_image(account: Account, uri: str) -> None:
+    image = images.parse(uri)
+    if image.account is not None:
+        _refuse(images.judge(image, images.read(account, image), account.region))
+
+
+def _refuse(finding: Finding) -> None:
+    if finding.state is State.FAIL:
+        raise UsageError(f"{finding.words}: {finding.remedy}")
 
 
 def _image(image: str | None, stack: Stack | None) -> str:

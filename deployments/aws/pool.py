@@ -12,6 +12,7 @@ import contextlib
 import os
 import re
 from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -150,12 +151,17 @@ def worker_environment(plan: PoolPlan) -> dict[str, str | None]:
     return found | ({GROUP_VARIABLE: plan.log_group} if plan.log_group is not None else {})
 
 
+def require_prefect_aws() -> None:
+    """Raises UsageError where it is not installed."""
+    if find_spec("prefect_aws") is None:
+        raise UsageError("prefect_aws is not installed, which has the ECS work pool: make setup EXTRAS=aws")
+
+
 def default_template() -> dict[str, Any]:
     """prefect-aws's own. Raises UsageError where it is not installed."""
-    try:
-        from prefect_aws.workers.ecs_worker import ECSWorker
-    except ModuleNotFoundError as error:
-        raise UsageError(f"{error.name} is not installed: make setup EXTRAS=aws") from None
+    require_prefect_aws()
+    from prefect_aws.workers.ecs_worker import ECSWorker
+
     found: dict[str, Any] = ECSWorker.get_default_base_job_template()
     return found
 

@@ -75,12 +75,12 @@ def unprotect(account: Account, group: Group) -> str:
     return f"{len(group.protected)} instances"
 
 
-def terminate(account: Account, instances: Iterable[str]) -> list[str]:
-    """Terminate them; returns, in words, those that AWS refused to."""
+def terminate(account: Account, instances: Iterable[str]) -> dict[str, str]:
+    """Terminate them; returns those that AWS refused to, and why."""
     from botocore.exceptions import ClientError
 
     client = account.client("ec2")
-    refused: list[str] = []
+    refused: dict[str, str] = {}
     ids = list(instances)
     for some in _chunks(ids, TERMINATE_AT_ONCE):
         try:
@@ -92,7 +92,7 @@ def terminate(account: Account, instances: Iterable[str]) -> list[str]:
                     client.terminate_instances(InstanceIds=[instance])
                 except ClientError as error:
                     if code_of(error) != "InvalidInstanceID.NotFound":
-                        refused.append(f"{instance} ({code_of(error)}: {message_of(error)})")
+                        refused[instance] = f"{code_of(error)}: {message_of(error)}"
     return refused
 
 

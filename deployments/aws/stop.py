@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 
 from pydantic import BaseModel, ConfigDict
 
@@ -95,10 +95,10 @@ def stop(
         steps.do(f"stop the tasks of {cluster}", lambda: _stop_tasks(account, cluster))
     protected = _scale(account, steps, closed=prefect is None or bool(notes) or not sure)
     control = find_control(account, stack)
-    _end_instances(account, control, protected, steps, notes)
+    refused = _end_instances(account, control, protected, steps, notes)
     left: Sequence[Instance] = ()
     if not steps.dry_run:
-        left = wait(account, control, steps, patience, sleep)
+        left = wait(account, control, steps, patience, sleep, refused=refused)
     return Stopped(left=tuple(i.words() for i in left if i.living), notes=tuple(notes))
 
 
@@ -220,35 +220,53 @@ def _scale(account: Account, steps: Steps, *, closed: bool) -> set[str]:
     return protected
 
 
-def _end_instances(account: Account, control: set[str], protected: set[str], steps: Steps, notes: list[str]) -> None:
+def _end_instances(
+    account: Account, control: set[str], protected: set[str], steps: Steps, notes: list[str]
+) -> set[str]:
+    """End all of them but the control host; returns those that AWS refuses to."""
+    kept: set[str] = set()
     found = [i for i in find_instances(account, "pending", "running", "stopping", "stopped") if i.id not in control]
     if not found:
         steps.note("no instance of the project runs" + (" but the control host" if control else ""))
-        return
+        return kept
     # Protected ones first: nothing else would end them.
     found.sort(key=lambda instance: (instance.id not in protected, instance.group is None, instance.id))
 
     def end() -> str:
         refused = scale_in.terminate(account, [instance.id for instance in found])
-        notes.extend(f"could not be terminated: {words}" for words in refused)
-        return f"{len(found) - len(refused)} of {len(found)}"
+        kept.update(refused)
+        said = [f"could not be terminated: {instance} ({why})" for instance, why in refused.items()]
+        notes.extend(said)
+        return "; ".join([f"{len(found) - len(refused)} of {len(found)}", *said])
 
     shown = ", ".join(instance.id for instance in found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
     steps.do(f"terminate {len(found)} instances ({shown})", end)
+    return kept
 
 
 def wait(
-    account: Account, control: set[str], steps: Steps, patience: Patience, sleep: Callable[[float], None]
+    account: Account,
+    control: set[str],
+    steps: Steps,
+    patience: Patience,
+    sleep: Callable[[float], None],
+    *,
+    refused: Set[str] = frozenset(),
 ) -> list[Instance]:
-    """Until none of the project's instances is left but the control host; returns those that are."""
+    """Until none of the project's instances is left but the control host; returns those that are.
+
+    Args:
+        refused: those that AWS refused to terminate, and that no waiting will end.
+    """
     left: list[Instance] = []
 
     def wait_gone() -> str:
         left.extend(
             scale_in.wait_gone(
-                account, except_for=control, seconds=patience.gone, sleep=sleep, poll_seconds=patience.poll
+                account, except_for=control | refused, seconds=patience.gone, sleep=sleep, poll_seconds=patience.poll
             )
         )
+        left.extend(i for i in find_instances(account) if i.id in refused and i.living)
         return "gone" if not left else f"{len(left)} left: " + ", ".join(i.words() for i in left)
 
     steps.do("wait until they are gone", wait_gone)

@@ -14,6 +14,7 @@ from deployments.aws.connection import Connection, connected
 from deployments.aws.errors import AwsError
 from deployments.aws.orchestration import WORKERS_POOL, PrefectApi
 from deployments.aws.parameters import StackOptions
+from deployments.aws.pool import require_prefect_aws
 from deployments.aws.stack import DEAD, STUCK, TEMPLATE, Stack, Stacks, declared_parameters, read_template
 from deployments.aws.steps import Steps
 
@@ -60,13 +61,16 @@ def up(
         deploy: what to do once Prefect's API answers; None takes the pool and the deployments of this clone, () nothing.
         api_url: Prefect's API as this machine reaches it; None finds it.
     """
+    deploy = default_deploy() if deploy is None else deploy
+    if deploy:
+        # The stack costs money, and the build 20 minutes: not first of all.
+        require_prefect_aws()
     stacks = stacks or Stacks(account, say=steps.say, sleep=sleep)
     stack = _bring(account, options, steps, stacks, template)
     notes: list[str] = []
     if build:
         stack = _build(account, stack, steps, stacks, sleep)
     _open_groups(account, stack, steps)
-    deploy = default_deploy() if deploy is None else deploy
     if deploy or not steps.dry_run:
         _deploy(account, stack, steps, deploy, api_url, pool, notes)
     return Upped(stack=stack, notes=tuple(notes))

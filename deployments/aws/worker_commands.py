@@ -16,6 +16,7 @@ from deployments.aws.command_options import (
     MaxPrice,
     Types,
     Where,
+    accounted,
     left_of,
     look,
     steps_of,
@@ -79,7 +80,7 @@ def launch(
     run_id: Annotated[
         str | None, Parameter(help="Default: workers of the same input and options agree on one.")
     ] = None,
-    retries: Annotated[int, Parameter(help="How often a document is tried again.")] = 3,
+    retries: Annotated[int, Parameter(help="How often a document is tried again.")] = 2,
     instance_profile: Annotated[str | None, Parameter(help="Default: the stack's.")] = None,
     security_group: Annotated[str | None, Parameter(help="Default: the stack's, else the network's own.")] = None,
     subnets: Annotated[str | None, Parameter(help="Public subnets, with commas. Default: the stack's.")] = None,
@@ -117,7 +118,8 @@ def launch(
             subnets=subnets,
             env=env,
         )
-        found = runner.launch(account, order, steps)
+        with accounted(account):
+            found = runner.launch(account, order, steps)
         partition = account.identity.partition
         if dry_run:
             tell(runner.described(account, order))

@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from aws_kit import REGION, Cloud, call, json_of, own_account
@@ -23,7 +24,6 @@ from tasks.corpus.failures import UsageError
 
 REGISTRY = f"123456789012.dkr.ecr.{REGION}.amazonaws.com"
 IMAGE = f"{REGISTRY}/pdf-flows/worker:latest"
-NETWORK_FREE = ("--input", "s3://in/input/", "--output", "s3://out/output/", "--image", IMAGE)
 
 
 @pytest.fixture
@@ -33,11 +33,22 @@ def cloud(moto_s3: MotoS3) -> Iterator[Cloud]:
 
 
 @pytest.fixture
-def words(cloud: Cloud) -> list[str]:
+def free(cloud: Cloud) -> list[str]:
+    """Input, output and image of a launch without a stack."""
+    found = []
+    for role in ("input", "output"):
+        name = f"{role}-{uuid4().hex[:12]}"
+        cloud.client("s3").create_bucket(Bucket=name)
+        found += [f"--{role}", f"s3://{name}/{role}/"]
+    return [*found, "--image", "registry.example/pdf-flows/worker:1"]
+
+
+@pytest.fixture
+def words(cloud: Cloud, free: list[str]) -> list[str]:
     """The words of a launch in a network of the account, without a stack."""
     cloud.client("iam").create_instance_profile(InstanceProfileName="worker")
     _, subnets = cloud.network()
-    return ["launch", *NETWORK_FREE, "--instance-profile", "worker", "--subnets", ",".join(subnets)]
+    return ["launch", *free, "--instance-profile", "worker", "--subnets", ",".join(subnets)]
 
 
 def boot(worker: int = 0, **more: Any) -> Boot:
@@ -274,10 +285,18 @@ def test_machines_are_started_tagged_and_not_twice(
         InstanceId=found[0].id, Attribute="instanceInitiatedShutdownBehavior"
     )
     assert behaviour["InstanceInitiatedShutdownBehavior"]["Value"] == "terminate"
-    # Again, with one more: those that run stay.
-    assert call(*words, "--workers", "3", "--json") == 0
+    # Again: those that run stay, and one that is gone is started anew.
+    cloud.client("ec2").terminate_instances(InstanceIds=[i.id for i in found if i.worker == "1"])
+    assert call(*words, "--workers", "2", "--json") == 0
     workers = json_of(capsys)["workers"]
-    assert [w["note"] for w in workers] == ["runs already", "runs already", ""]
+    assert [w["note"] for w in workers] == ["runs already", ""]
+    assert len(cloud.states()) == 3
+    # With another number of workers each of them takes other documents, and with another input, too.
+    elsewhere = [f"{word}more/" if word.startswith("s3://output") else word for word in words]
+    for other in ([*words, "--workers", "3"], [*elsewhere, "--workers", "2"]):
+        with pytest.raises(UsageError, match=r"i-\w+ \(worker \d\)(, i-\w+ \(worker \d\))? run for another job"):
+            call(*other)
+        assert capsys.readouterr().err.splitlines()[-1].startswith("still running: 2 instances (")
     assert len(cloud.states()) == 3
     # And `stop` ends them: nobody else would.
     assert call("stop") == 0
@@ -303,7 +322,10 @@ def test_what_ec2_is_asked_for() -> None:
     assert asked["IamInstanceProfile"] == {"Name": "worker"}
     assert asked["NetworkInterfaces"][0]["SubnetId"] == "subnet-b"
     tags = {tag["Key"]: tag["Value"] for tag in asked["TagSpecifications"][0]["Tags"]}
+    job = tags.pop("JobID")
     assert tags == {"Project": "pdf-flows", "Name": "pdf-worker-1", "WorkerID": "1"}
+    # Of all workers of a launch, and of no other launch.
+    assert job == launch.job(order.environments[0]) != launch.job({**order.environments[0], "TOTAL_WORKERS": "3"})
     kinds = [spec["ResourceType"] for spec in asked["TagSpecifications"]]
     assert kinds == ["instance", "volume", "network-interface", "spot-instances-request"]
     plain = launch.request(
@@ -321,6 +343,7 @@ def test_dry_run_shows_the_script_and_starts_nothing(
     assert "would start pdf-worker-4 (Spot, first try g4dn.xlarge in us-east-1a)" in err
     assert "pdf-worker-0: Spot, at most $0.39/h, g4dn.xlarge in us-east-1a" in err
     assert "docker pull" in err
+    assert "5 machines: at most $1.95/h, each ended after 48 h at the latest ($93.60)" in err
     assert cloud.states() == {}
     assert cloud.client("logs").describe_log_groups()["logGroups"] == []
 
@@ -460,14 +483,20 @@ def test_a_missing_permission_ends_it_before_anything_is_made() -> None:
         launch.launch(account, an_order(), Steps(tell=lambda text: None))
 
 
-def test_what_is_missing_is_named(cloud: Cloud) -> None:
+def test_what_is_missing_is_named(cloud: Cloud, free: list[str]) -> None:
+    nowhere, own = f"s3://{uuid4().hex}/", f"{REGISTRY}/pdf-flows/worker:latest"
     for words, message in (
         (["launch"], "there is no stack to take the input from: give --input s3://bucket/prefix"),
-        (["launch", *NETWORK_FREE], "machines need an instance profile"),
-        (["launch", *NETWORK_FREE, "--max-hours", "0"], "bad --max-hours 0"),
-        (["launch", *NETWORK_FREE, "--env", "HF_TOKEN=x"], "HF_TOKEN looks like a credential"),
-        (["launch", *NETWORK_FREE, "--run-id", "a/b"], "bad run id"),
-        (["launch", *NETWORK_FREE[:4], "--instance-profile", "worker"], "there is no stack to take the image from"),
+        (["launch", *free], "machines need an instance profile"),
+        (["launch", "--input", nowhere, *free[2:]], "there is no bucket"),
+        (["launch", *free[:2], "--output", nowhere, *free[4:]], "there is no bucket"),
+        (["launch", *free[:2], "--output", f"{free[1]}md/", *free[4:]], "the output lies in the input"),
+        (["launch", *free[:4], "--image", own], "no image pdf-flows/worker:latest in ECR"),
+        (["launch", *free, "--region", "us_east"], "bad AWS region 'us_east': give one like us-east-1"),
+        (["launch", *free, "--max-hours", "0"], "bad --max-hours 0"),
+        (["launch", *free, "--env", "HF_TOKEN=x"], "HF_TOKEN looks like a credential"),
+        (["launch", *free, "--run-id", "a/b"], "bad run id"),
+        (["launch", *free[:4], "--instance-profile", "worker"], "there is no stack to take the image from"),
     ):
         with pytest.raises(UsageError) as raised:
             call(*words)

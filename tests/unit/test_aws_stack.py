@@ -127,7 +127,7 @@ def test_the_shipped_template_made_changed_and_deleted(cloud: Cloud, capsys: pyt
     capsys.readouterr()
     assert call("down") == 1
     out, err = capsys.readouterr()
-    assert "note: the work pool was not paused and no flow run cancelled: no Prefect API is set" in err
+    assert "note: the work pool was not paused and no flow run cancelled: the stack's Prefect API" in err
     assert out.splitlines()[-1] == "still running: nothing, $0.00/h"
     assert Stacks(cloud.account).find() is None
 
@@ -371,8 +371,8 @@ def test_stop_closes_the_groups_where_prefect_is_out_of_reach(
     assert call("stop") == 1
     out, err = capsys.readouterr()
     assert (
-        "note: the work pool was not paused and no flow run cancelled: no Prefect API is set: set "
-        "PREFECT_API_URL=http://127.0.0.1:9/api, or give --api-url"
+        "note: the work pool was not paused and no flow run cancelled: the stack's Prefect API http://127.0.0.1:9/api does not "
+        "answer from here"
     ) in err
     assert out.splitlines()[-1] == "still running: nothing, $0.00/h"
     closed = scale_in.find_groups(cloud.account)[0]

@@ -368,9 +368,13 @@ def test_the_stacks_own_prefect_goes_before_this_machines(
     elsewhere = {"PrefectApiUrl": "https://api.prefect.example/api"}
     with connected(account, stack.model_copy(update={"outputs": elsewhere})) as found:
         assert found == (
-            f"{api.url} (PREFECT_API_URL) is not the stack's Prefect API: set PREFECT_API_URL=https://api.prefect.example/api, "
-            "or give --api-url"
+            f"the stack's Prefect API https://api.prefect.example/api does not answer from here, and {api.url} "
+            "(PREFECT_API_URL) is another: give --api-url if this machine reaches it elsewhere"
         )
+    # Without a control host the one that the stack names needs no setting here.
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    with connected(account, stack.model_copy(update={"outputs": {"PrefectApiUrl": api.url}})) as found:
+        assert found == Connection(url=api.url, of_stack=True)
     # Without a stack there is none that could be asked to stop.
     for none in (None, stack):
         with connected(account, none) as found:
