@@ -34,7 +34,7 @@ def test_bad_input_is_one_line(words: list[str], said: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_the_samples_are_converted_and_one_machine_is_lost_on_the_way(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -42,7 +42,7 @@ def test_the_samples_are_converted_and_one_machine_is_lost_on_the_way(
     monkeypatch.setenv("AWS_PROFILE", "nonesuch")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
-    done = rehearse("samples", "--keep", str(tmp_path / "kept"), timeout=580)
+    done = rehearse("samples", "--keep", str(tmp_path / "kept"), timeout=880)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == f"logs: {tmp_path / 'kept'}\n"
     *lines, last = done.stdout.splitlines()

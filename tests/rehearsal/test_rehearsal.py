@@ -50,7 +50,7 @@ def real_pdfs() -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_a_run_loses_a_machine_and_a_container_and_ends_accounted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -91,7 +91,7 @@ def test_a_run_loses_a_machine_and_a_container_and_ends_accounted(
         drained = time.monotonic() - told
         # The template's watcher on the machine handed it on, too.
         stage.wait("the notice's file", (host.notice / "instance-action").exists, 20)
-        stage.wait("the parent to end", lambda: stage.run(parent)["state_type"] in FINAL, 300)
+        stage.wait("the parent to end", lambda: stage.run(parent)["state_type"] in FINAL, 400)
         stage.wait("all tasks to end", lambda: not stage.ecs.living(), 60)
         total = time.monotonic() - began
         ended = stage.run(parent)
@@ -159,7 +159,7 @@ def test_a_run_loses_a_machine_and_a_container_and_ends_accounted(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1200)
 def test_machines_that_are_lost_without_a_word_are_found_by_asking_ecs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
