@@ -7,6 +7,8 @@ import threading
 from types import TracebackType
 from urllib.parse import quote
 
+from jinja2 import TemplateError
+
 from tasks.corpus import paths
 from tasks.corpus.failures import StoreError
 from tasks.corpus.names import RUNS
@@ -21,7 +23,9 @@ from tasks.view import Facts, RunView, run_view
 
 PAGE_SECONDS = 60.0
 PATIENCE_SECONDS = 30.0
-"""What the run's end waits for a page that is being written."""
+"""What the run's last page waits for one that is being written."""
+LEAVING_SECONDS = 2.0
+"""The same where there is to be no last page: the run ends by an error."""
 _log = logging.getLogger("pdf_flows.live_page")
 
 
@@ -47,7 +51,7 @@ class LivePage:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._ticker.stop(PATIENCE_SECONDS)
+        self._ticker.stop(LEAVING_SECONDS)
         self._lookout.close()
 
     def view(self) -> RunView | None:
@@ -70,7 +74,8 @@ class LivePage:
             facts = self._lookout.facts() if report is None else self._ended(report)
             self._view = run_view(facts)
             publish_page(self._runs, facts, self._ui)
-        except (StoreError, OSError) as error:
+        except (StoreError, OSError, ValueError, ArithmeticError, TemplateError) as error:
+            # A number that no chart can be drawn of is no reason for a run to end otherwise.
             if str(error) not in self._said:
                 self._said.add(str(error))
                 _log.warning("report.html could not be written: %s", error)

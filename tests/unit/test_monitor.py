@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import MotoS3
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
@@ -18,6 +19,7 @@ from deployments.cli import app
 from deployments.monitor import bar, counted, eta_words, lines
 from tasks.corpus.failures import UsageError
 from tasks.corpus.store_folder import FolderStore
+from tasks.corpus.store_s3 import S3Store
 from tasks.eta import Eta
 from tasks.fleet.money import Money
 from tasks.lookout import Lookout
@@ -150,6 +152,18 @@ def test_the_command_looks_once_where_there_is_no_terminal(tmp_path: Path) -> No
     run.parent(ended="ended", counter=9)
     run.beat(0, ended="drained")
     assert command(out, RUN_ID).returncode == 3
+
+
+def test_the_command_reads_buckets(moto_s3: MotoS3, capsys: pytest.CaptureFixture[str]) -> None:
+    url = moto_s3.new_bucket()
+    run = WatchedRun(S3Store.from_url(f"{url}/out/_runs"), 10, 1, output=f"{url}/out")
+    run.live(0)
+    run.record(0, 1)
+    run.flush()
+    run.work(0)
+    assert app(["monitor", f"{url}/out", "--json"], exit_on_error=False, result_action="return_value") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["converted"], told["workers"][0]["state"]) == (1, "working")
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
+from conftest import MotoS3
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from memory_store import MemoryStore
@@ -22,6 +23,7 @@ from tasks.corpus.failures import Category, Failure, Phase, UsageError
 from tasks.corpus.ledger import Outcome
 from tasks.corpus.lives import Heartbeat, Life
 from tasks.corpus.store_folder import FolderStore
+from tasks.corpus.store_s3 import S3Store
 from tasks.corpus.tally import LifeTally
 from tasks.fleet.criteria import Criterion
 from tasks.fleet.money import Money
@@ -258,6 +260,16 @@ def test_the_page_beside_the_run_follows_it_and_has_the_last_word(tmp_path: Path
     text = Elements(store.read(f"{RUN_ID}/report.html").decode()).text
     assert "Completed" in text
     assert "written anew every minute" not in text
+
+
+def test_a_browser_shows_the_page_that_lies_in_a_bucket(moto_s3: MotoS3) -> None:
+    url = moto_s3.new_bucket()
+    store = S3Store.from_url(f"{url}/_runs")
+    run = WatchedRun(store, 6, 1, output=url)
+    with LivePage(store, run.spec) as page:
+        page.conclude(report(documents=6, converted=6))
+    head = moto_s3.client.head_object(Bucket=url.removeprefix("s3://"), Key=f"_runs/{RUN_ID}/report.html")
+    assert head["ContentType"] == "text/html; charset=utf-8"
 
 
 def test_a_page_that_cannot_be_written_disturbs_nobody(
