@@ -20,6 +20,7 @@ from prefect.client.schemas.filters import (
     FlowRunFilterTags,
 )
 from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.client.schemas.sorting import FlowRunSort
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import get_current_settings
@@ -44,6 +45,7 @@ POLL_SECONDS = 2.0
 """Between two bulk reads of flow runs' states: one call, whatever their number (200 a page)."""
 END_SECONDS = 30.0
 """How long what is left of a fleet is waited for at the end."""
+OVER = [StateType.COMPLETED, StateType.FAILED, StateType.CRASHED, StateType.CANCELLED]
 LIVING = [StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING, StateType.PAUSED, StateType.CANCELLING]
 
 Parameters = Callable[[int, int], dict[str, Any]]
@@ -79,10 +81,17 @@ def child_environment() -> dict[str, str]:
 
 
 class States:
-    """What Prefect says of this run's flow runs: one call a look, whatever their number; the parent's own among them."""
+    """What Prefect says of this run's flow runs: one call a look, whatever their number; the parent's own among them.
 
-    def __init__(self, parent: UUID | None) -> None:
+    Args:
+        learn: gets the infrastructure_pid of each.
+    """
+
+    def __init__(
+        self, parent: UUID | None, learn: Callable[[UUID, str | None], None] = lambda id, infrastructure_pid: None
+    ) -> None:
         self._parent = parent
+        self._learn = learn
         self._looked = float("-inf")
         self.cancelled = False
         """The parent was cancelled in the UI."""
@@ -100,6 +109,7 @@ class States:
                 for start in range(0, len(wanted), 200):
                     some = FlowRunFilterId(any_=wanted[start : start + 200])
                     for run in client.read_flow_runs(flow_run_filter=FlowRunFilter(id=some)):
+                        self._learn(run.id, run.infrastructure_pid)
                         if run.state is not None:
                             found[run.id] = run.state
         except LOST as error:
@@ -323,7 +333,7 @@ class WorkPoolLauncher:
         self._launched = False
         self._tasks = EcsTasks()
         parent = current_flow_run()
-        self.states = States(parent.id if parent is not None else None)
+        self.states = States(parent.id if parent is not None else None, self._tasks.learn)
 
     def launch(self, worker: int, launch: int, *, on_demand: bool = False) -> Handle:
         try:
@@ -360,6 +370,7 @@ class WorkPoolLauncher:
             if time.monotonic() >= until:
                 raise UsageError("the Prefect API can't be reached: start the run again when it answers")
             time.sleep(POLL_SECONDS)
+        self._learn_over()
         found: dict[int, Handle] = {}
         for run in sorted(living, key=lambda run: (run.created is not None, run.created)):
             worker = next((tag.split(":", 1)[1] for tag in run.tags if tag.startswith("worker:")), "")
@@ -380,7 +391,15 @@ class WorkPoolLauncher:
         self._tasks.look({id: run.state for id, run in self._runs.items() if run.poll() is None})
 
     def end(self) -> list[str]:
-        """Cancel what is left of this run's flow runs, zombies too, and wait a while for them to be gone."""
+        """Cancel what is left of this run's flow runs, zombies too, and wait a while for them and their tasks to be gone."""
+        left = self._end_runs()
+        if left is None:
+            return [f"what may run of {self._run_id} (the Prefect API can't be reached)"]
+        runs = [f"flow run {run.name} ({run.state_name})" for run in left]
+        return runs + self._tasks.close([run.id for run in left])
+
+    def _end_runs(self) -> list[FlowRun] | None:
+        """Flow runs that do not end; None where Prefect's API does not say."""
         until = time.monotonic() + END_SECONDS
         asked: set[UUID] = set()
         while (left := self._living()) or left is None:
@@ -391,18 +410,31 @@ class WorkPoolLauncher:
             # Whose machine is gone hears of nothing, and is no machine that runs.
             self._tasks.settle({run.id: run.state_type for run in left or () if run.state_type is not None})
             if time.monotonic() >= until:
-                if left is None:
-                    return [f"what may run of {self._run_id} (the Prefect API can't be reached)"]
-                return [f"flow run {run.name} ({run.state_name})" for run in left]
+                return left
             time.sleep(POLL_SECONDS)
         return []
 
+    def _of(self, states: list[StateType]) -> FlowRunFilter:
+        return FlowRunFilter(
+            tags=FlowRunFilterTags(all_=[f"run:{self._run_id}"]),
+            state=FlowRunFilterState(type=FlowRunFilterStateType(any_=states)),
+        )
+
+    def _learn_over(self) -> None:
+        """Where the tasks of flow runs were that ended while no parent looked: the newest 200."""
+        try:
+            with get_client(sync_client=True) as client:
+                over = client.read_flow_runs(flow_run_filter=self._of(OVER), sort=FlowRunSort.END_TIME_DESC, limit=200)
+        except LOST as error:
+            _log.debug("%s", error)
+            return
+        for run in over:
+            if any(tag.startswith("worker:") for tag in run.tags):  # parents have the run's tag, too
+                self._tasks.learn(run.id, run.infrastructure_pid)
+
     def _living(self) -> list[FlowRun] | None:
         """This run's flow runs that are not over, 200 at a time; None where Prefect's API does not say."""
-        wanted = FlowRunFilter(
-            tags=FlowRunFilterTags(all_=[f"run:{self._run_id}"]),
-            state=FlowRunFilterState(type=FlowRunFilterStateType(any_=LIVING)),
-        )
+        wanted = self._of(LIVING)
         found: list[FlowRun] = []
         try:
             with get_client(sync_client=True) as client:
@@ -413,6 +445,8 @@ class WorkPoolLauncher:
         except LOST as error:
             _log.warning("The Prefect API can't be reached: %s", error)
             return None
+        for run in found:
+            self._tasks.learn(run.id, run.infrastructure_pid)
         return found
 
     def _cancel(self, flow_run_id: UUID) -> None:

@@ -9,11 +9,14 @@ them:
   where that was asked for (there is nobody left who would hear of it);
 - a task that goes on while its flow run is over, for two looks: it is stopped. (Found by its ARN: StopTask takes tags away.)
 
+A task that nobody answered for in between is as it was. When the run is over, the last look waits a little for what is ending,
+and stops what goes on.
+
 A flow run that crashed is asked about at once: whether its documents may be to blame depends on it (tasks/fleet/losses.py).
 
-Which task a flow run has stands in its infrastructure_pid ("cluster::arn" of prefect-aws's worker), so there is nothing to
-set, and nothing is done for runs of other pools. An AWS that does not answer, or may not be asked, is told once: the
-supervisor goes by heartbeats then.
+Which task a flow run has stands in its infrastructure_pid ("cluster::arn" of prefect-aws's worker), which comes with every
+answer about its state: there is nothing to set, and nothing is done for runs of other pools. An AWS that does not answer, or
+may not be asked, is told once: the supervisor goes by heartbeats then.
 """
 
 from __future__ import annotations
@@ -27,7 +30,6 @@ from typing import Any
 from uuid import UUID
 
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import State, StateType
 from prefect.states import Cancelled, Crashed
 from pydantic import BaseModel, ConfigDict
@@ -35,6 +37,9 @@ from pydantic import BaseModel, ConfigDict
 from tasks.api import LOST
 
 LOOK_SECONDS = 60.0
+END_SECONDS = 30.0
+"""How long tasks whose flow runs are over may take to end by themselves, when the run is over."""
+END_LOOK_SECONDS = 3.0
 AT_ONCE = 100
 """DescribeTasks takes no more (AWS documentation)."""
 WORD = "ECS: "
@@ -74,6 +79,8 @@ class EcsTask(BaseModel):
     """stopCode."""
     reason: str = ""
     """stoppedReason."""
+    ending: bool = False
+    """ECS is about to stop it, or its container has ended."""
     started: bool = False
     """Its container ran."""
     exit_code: int | None = None
@@ -121,34 +128,45 @@ class EcsTasks:
     """The tasks of a run's flow runs.
 
     Args:
-        pids: infrastructure_pids of flow runs; raises what Prefect's client raises.
-        crash: sets a flow run to Crashed with these words, Cancelled if it is being cancelled; raises the same.
+        crash: sets a flow run to Crashed with these words, Cancelled if it is being cancelled; raises what Prefect\'s
+            client raises.
         client: an ECS client of a region.
         clock: seconds.
     """
 
     def __init__(
         self,
-        pids: Callable[[Collection[UUID]], Mapping[UUID, str | None]] | None = None,
         crash: Callable[[UUID, str], None] | None = None,
         client: Callable[[str], Any] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._pids = pids or _pids
         self._crash = crash or _crash
         self._new_client = client or _client
         self._clock = clock
+        self._sleep = sleep
         self._clients: dict[str, Any] = {}
         self._places: dict[UUID, Place] = {}
-        self._before: dict[UUID, Mismatch] = {}
+        self._before: dict[str, Mismatch] = {}
+        """What did not go together when it was last answered for, by task."""
+        self._acted: set[str] = set()
         self._next = clock() + LOOK_SECONDS
-        self._told = False
+        self._told = self._answers = False
+
+    def learn(self, id: UUID, infrastructure_pid: str | None) -> None:
+        """Where a flow run's task is; one that was put off has another one than before."""
+        place = place_of(infrastructure_pid)
+        former = self._places.get(id)
+        if place is None or place == former:
+            return
+        if former is not None:
+            self._before.pop(former.arn, None)
+        self._places[id] = place
 
     def explained(self, id: UUID, state: State) -> State:
         """The state with ECS's words instead of Prefect's, where the flow run crashed and ECS has any."""
         if state.type is not StateType.CRASHED or (state.message or "").startswith(WORD):
             return state
-        self._find([id])
         place = self._places.get(id)
         task = self._described([place]).get(place.arn) if place is not None else None
         # One that still runs was set to Crashed from outside; the next looks stop it.
@@ -166,25 +184,20 @@ class EcsTasks:
         if now < self._next:
             return
         self._next = now + LOOK_SECONDS
-        # Those that wait have none, or another one soon.
-        self._find([id for id, state in living.items() if state is not StateType.SCHEDULED], again=True)
         found = self._described(self._places.values())
-        before, self._before = self._before, {}
         for id, place in list(self._places.items()):
             task = found.get(place.arn)
             if task is None:
                 continue
             wrong = mismatch(living.get(id), task)
-            if wrong is not None and before.get(id) is wrong:
-                self._act(id, place, wrong, task)
-            elif wrong is not None:
-                self._before[id] = wrong
+            before = self._before.pop(place.arn, None)
+            if wrong is not None and not (before is wrong and self._act(id, place, wrong, task)):
+                self._before[place.arn] = wrong
             if id not in living and task.stopped:
                 del self._places[id]
 
     def settle(self, living: Mapping[UUID, StateType]) -> None:
         """The same at once, for flow runs whose task has stopped: a run is ending, and there is no next look."""
-        self._find(living, again=True)
         places = {id: self._places[id] for id in living if id in self._places}
         found = self._described(places.values())
         for id, place in places.items():
@@ -192,31 +205,52 @@ class EcsTasks:
             if task is not None and mismatch(living[id], task) is Mismatch.DEAD:
                 self._act(id, place, Mismatch.DEAD, task)
 
-    def _act(self, id: UUID, place: Place, wrong: Mismatch, task: EcsTask) -> None:
+    def close(self, living: Collection[UUID] = ()) -> list[str]:
+        """The last look: stop the tasks of flow runs that are over, once they had time to end; what could not be stopped.
+
+        Args:
+            living: flow runs that are not over.
+        """
+        until = self._clock() + END_SECONDS
+        while True:
+            over = {id: place for id, place in self._places.items() if id not in living}
+            found = self._described(over.values())
+            for id, place in over.items():
+                if (task := found.get(place.arn)) is not None and (task.stopped or task.ending):
+                    del self._places[id]
+            going = {id: place for id, place in over.items() if id in self._places}
+            # Who never answered will not now.
+            if not going or not self._answers or self._clock() >= until:
+                break
+            self._sleep(END_LOOK_SECONDS)
+        left = []
+        for id, place in going.items():
+            task = found.get(place.arn)
+            if task is not None and not self._act(id, place, Mismatch.ORPHAN, task):
+                left.append(f"task {place.arn} (its flow run is over, and ECS does not stop it)")
+        return left
+
+    def _act(self, id: UUID, place: Place, wrong: Mismatch, task: EcsTask) -> bool:
+        """Whether it could be done; told once."""
         from botocore.exceptions import BotoCoreError, ClientError
 
-        _log.warning("Flow run %s, task %s: %s", id, place.arn.rsplit("/", 1)[-1], wrong)
+        name, first = place.arn.rsplit("/", 1)[-1], place.arn not in self._acted
+        self._acted.add(place.arn)
+        if first:
+            _log.warning("Flow run %s, task %s: %s", id, name, wrong)
         try:
             if wrong is Mismatch.DEAD:
                 self._crash(id, task.words())
             else:
                 self._of(place.region).stop_task(cluster=place.cluster, task=place.arn, reason="its flow run is over")
-        except LOST as error:
-            _log.warning("Flow run %s could not be set to Crashed: %s", id, error)
-        except (BotoCoreError, ClientError) as error:
-            self._say(error)
-
-    def _find(self, ids: Collection[UUID], *, again: bool = False) -> None:
-        """Learn where the flow runs' tasks are; a flow run that was put off has another one than before."""
-        wanted = [id for id in ids if again or id not in self._places]
-        if not wanted:
-            return
-        try:
-            for id, pid in self._pids(wanted).items():
-                if (place := place_of(pid)) is not None:
-                    self._places[id] = place
-        except LOST as error:
-            _log.debug("%s", error)
+        except (*LOST, BotoCoreError, ClientError) as error:
+            if first:
+                what = (
+                    "Flow run %s could not be set to Crashed: %s" if wrong is Mismatch.DEAD else "Task %s goes on: %s"
+                )
+                _log.warning(what, id if wrong is Mismatch.DEAD else name, error)
+            return False
+        return True
 
     def _described(self, places: Iterable[Place]) -> dict[str, EcsTask]:
         """By ARN; those that nobody answers for are missing."""
@@ -230,6 +264,7 @@ class EcsTasks:
             for (region, cluster), arns in by_cluster.items():
                 for start in range(0, len(arns), AT_ONCE):
                     answer = self._of(region).describe_tasks(cluster=cluster, tasks=arns[start : start + AT_ONCE])
+                    self._answers = True
                     found |= {item["taskArn"]: _task(item) for item in answer["tasks"]}
                     missing = [item for item in answer.get("failures", ()) if item.get("reason") == "MISSING"]
                     found |= {item["arn"]: EcsTask(status="MISSING") for item in missing}
@@ -255,21 +290,11 @@ def _task(item: Mapping[str, Any]) -> EcsTask:
         status=item["lastStatus"],
         code=item.get("stopCode") or "",
         reason=item.get("stoppedReason") or "",
+        ending=item.get("desiredStatus") == "STOPPED",
         started=item.get("startedAt") is not None,
         exit_code=container.get("exitCode"),
         container=container.get("reason") or "",
     )
-
-
-def _pids(ids: Collection[UUID]) -> dict[UUID, str | None]:
-    wanted = list(ids)
-    found: dict[UUID, str | None] = {}
-    with get_client(sync_client=True) as client:
-        for start in range(0, len(wanted), 200):
-            some = FlowRunFilterId(any_=wanted[start : start + 200])
-            for run in client.read_flow_runs(flow_run_filter=FlowRunFilter(id=some), limit=200):
-                found[run.id] = run.infrastructure_pid
-    return found
 
 
 def _crash(id: UUID, words: str) -> None:

@@ -28,7 +28,7 @@ class FaultyS3:
     - `torn_body_rate`: forwarded, then half of the body is sent (GET only);
     - `slow_rate`: forwarded and answered, `slow_seconds` later.
 
-    `delay` is what every request takes longer, seconds.
+    `delay` is what every request takes longer, seconds. `unconditional`: If-None-Match is not passed on.
 
     `counts` says how many requests met which fate ("passed" for none).
     """
@@ -53,6 +53,7 @@ class FaultyS3:
         self.delay = delay
         self.slow_rate = slow_rate
         self.slow_seconds = slow_seconds
+        self.unconditional = False
         self.counts: Counter[str] = Counter()
         self._random = random.Random(seed)
         self._lock = threading.Lock()
@@ -204,7 +205,8 @@ class _Handler(BaseHTTPRequestHandler):
             try:
                 self.onward.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
                 for name, value in self.headers.items():
-                    if name.lower() not in HOP:
+                    left_out = self.faulty.unconditional and name.lower() == "if-none-match"
+                    if name.lower() not in HOP and not left_out:
                         self.onward.putheader(name, value)
                 self.onward.putheader("Content-Length", str(len(body)))
                 self.onward.endheaders(body)

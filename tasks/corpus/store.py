@@ -86,7 +86,7 @@ class Store(Protocol):
         ...
 
     def probe(self) -> None:
-        """Prove that the root can be written with create-if-absent, leaving nothing behind.
+        """Prove that the root can be written with create-if-absent, leaving nothing behind (S3: nothing that may be deleted).
 
         Raises UsageError with one clear line: not writable, no hard links, no credentials, no such bucket.
         """

@@ -31,6 +31,9 @@ MAX_KEY: Final = 1024
 MAX_COPY: Final = 5 * 1024**3
 """Bytes that one CopyObject may copy."""
 
+PROBE: Final = ".pdf-flows-probe"
+"""The object that `probe` makes."""
+
 RETRIES: Final = 8
 """Retries of one request by the SDK (standard mode: 5xx, throttling, lost connections), about a minute in all."""
 
@@ -266,16 +269,18 @@ class S3Store:
             self._client.delete_object(Bucket=self._bucket, Key=self._prefix + key)
 
     def probe(self) -> None:
-        """Prove that objects can be created if absent. Where deleting is not allowed, an empty object `.pdf-flows-probe-*` stays.
+        """Prove that objects can be created if absent.
+
+        Workers' roles may write and not delete: then an empty object, PROBE, stays, one however often it is proved.
 
         Raises:
             UsageError: No credentials, no such bucket, not allowed, unreachable, or a store without conditional writes.
         """
-        store, key = self.impatient(), f".pdf-flows-probe-{secrets.token_hex(8)}"
+        store = self.impatient()
         without = f"the store has no create-if-absent (If-None-Match): {printable(self._url)}: choose another output"
         try:
-            store.create(key, b"")
-            exclusive = not store.create(key, b"")
+            # Whoever else proves it at this moment may have deleted the object in between: not one that nobody else knows.
+            exclusive = store._excludes(PROBE) or store._excludes(f"{PROBE}-{secrets.token_hex(8)}")
         except StoreError as e:
             cause = e.__cause__
             if isinstance(cause, aws.ClientError) and _code(cause) in _UNCONDITIONAL:
@@ -286,14 +291,23 @@ class S3Store:
                     f"{printable(self._url)}: what answers{where} is no S3: see AWS_ENDPOINT_URL, or name another output"
                 ) from e
             raise UsageError(str(e)) from e
-        try:
-            store.delete(key)
-        except StoreError as e:
-            # Workers' roles may write and not delete.
-            if e.category is not Category.FORBIDDEN:
-                raise UsageError(str(e)) from e
         if not exclusive:
             raise UsageError(without)
+
+    def _excludes(self, key: str) -> bool:
+        """Whether an object that exists is not created again. It is written, and deleted where that is allowed."""
+        if self.create(key, b""):
+            exclusive = not self.create(key, b"")
+        else:
+            exclusive = True
+            # It was there: that it was refused does not say that one can be written.
+            self.put(key, b"")
+        try:
+            self.delete(key)
+        except StoreError as e:
+            if e.category is not Category.FORBIDDEN:
+                raise
+        return exclusive
 
     def _full(self, key: str) -> str:
         """The whole key of an object to be written. Raises StoreError."""

@@ -262,13 +262,12 @@ def test_the_supervisor_learns_from_ecs_what_prefect_does_not_say(yard: Callable
     lost, killed = (place.wait(place.run(*SLEEPS), Status.RUNNING) for _ in range(2))
     place.ecs.interrupt(lost, 0)
     place.ecs.kill(killed)
-    pids: dict[UUID, str | None] = {}
-    tasks = EcsTasks(lambda ids: {id: pids[id] for id in ids}, None, lambda region: place.api)
+    tasks = EcsTasks(None, lambda region: place.api)
     found = []
     for task in (lost, killed):
         place.wait(task.arn, Status.STOPPED)
         id = uuid4()
-        pids[id] = f"{place.cluster}::{task.arn}"
+        tasks.learn(id, f"{place.cluster}::{task.arn}")
         found.append(tasks.explained(id, Crashed(message=words)).message or "")
     assert found[0].startswith("ECS: SpotInterruption: Host EC2 (instance i-"), found
     assert found[1] == f"ECS: EssentialContainerExited: Essential container in task exited: exit code 137 ({words})"
@@ -279,15 +278,15 @@ def test_a_dead_task_ends_its_flow_run_and_an_orphan_is_stopped(yard: Callable[.
     place = yard(capacity=2)
     dead, orphan = (place.wait(place.run(*SLEEPS), Status.RUNNING) for _ in range(2))
     ids = [uuid4(), uuid4()]
-    pids = {id: f"{place.cluster}::{task.arn}" for id, task in zip(ids, (dead, orphan), strict=True)}
     crashed: list[tuple[UUID, str]] = []
     now = [0.0]
     tasks = EcsTasks(
-        lambda wanted: {id: pids[id] for id in wanted},
         lambda id, words: crashed.append((id, words)),
         lambda region: place.api,
         lambda: now[0],
     )
+    for id, task in zip(ids, (dead, orphan), strict=True):
+        tasks.learn(id, f"{place.cluster}::{task.arn}")
 
     def look(living: dict[UUID, StateType]) -> None:
         now[0] += 61

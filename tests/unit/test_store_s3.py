@@ -9,6 +9,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import boto3
@@ -21,7 +22,7 @@ from stores_kit import ODD, keys
 from tasks.corpus.failures import Category, StoreError, UsageError
 from tasks.corpus.store import Store, check_readable, open_store
 from tasks.corpus.store_folder import FolderStore
-from tasks.corpus.store_s3 import S3Store
+from tasks.corpus.store_s3 import PROBE, S3Store
 
 
 def test_s3_keys_that_no_folder_can_hold(moto_s3: MotoS3) -> None:
@@ -82,6 +83,27 @@ def test_s3_move_cut_short_is_finished(moto_s3: MotoS3) -> None:
     store.put("y", b"1")
     store.move("x", "y")
     assert keys(store) == ["y"]
+
+
+@contextmanager
+def authenticated(moto_s3: MotoS3) -> Iterator[None]:
+    """While it lasts, keys and policies count."""
+
+    def authenticate(after: str) -> None:
+        request = urllib.request.Request(
+            f"{moto_s3.url}/moto-api/reset-auth",
+            data=after.encode(),
+            method="POST",
+            headers={"Content-Type": "text/plain"},
+        )
+        with urllib.request.urlopen(request) as answer:
+            json.load(answer)
+
+    authenticate("0")
+    try:
+        yield
+    finally:
+        authenticate("inf")
 
 
 @pytest.fixture
@@ -187,6 +209,54 @@ def test_s3_that_ignores_conditions_is_refused(faulty_store: S3Store, faulty: Fa
         faulty_store.probe()
 
 
+def test_s3_that_overwrites_in_silence_is_refused_whatever_is_there(faulty_store: S3Store, faulty: FaultyS3) -> None:
+    faulty.unconditional = True
+    for _ in range(2):
+        with pytest.raises(UsageError, match="no create-if-absent"):
+            faulty_store.probe()
+        assert keys(faulty_store) == []
+        faulty_store.put(PROBE, b"")
+
+
+def test_s3_proved_by_many_at_the_same_time(moto_s3: MotoS3) -> None:
+    store = S3Store.from_url(moto_s3.new_bucket())
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: store.probe(), range(24)))
+    assert keys(store) == []
+
+
+def test_s3_where_nothing_may_be_deleted_keeps_one_object(moto_s3: MotoS3, monkeypatch: pytest.MonkeyPatch) -> None:
+    bucket = moto_s3.new_bucket()
+    iam = boto3.session.Session().client("iam", region_name="us-east-1")
+    iam.create_user(UserName="worker")
+    allow = {"Effect": "Allow", "Action": ["s3:GetObject", "s3:ListBucket", "s3:PutObject"], "Resource": "*"}
+    policy = json.dumps({"Version": "2012-10-17", "Statement": [allow]})
+    iam.put_user_policy(UserName="worker", PolicyName="write", PolicyDocument=policy)
+    known = iam.create_access_key(UserName="worker")["AccessKey"]
+    owner = S3Store.from_url(f"{bucket}/out")
+    with authenticated(moto_s3):
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", known["AccessKeyId"])
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", known["SecretAccessKey"])
+        worker = S3Store.from_url(f"{bucket}/out")
+        for _ in range(3):
+            worker.probe()
+        with pytest.raises(StoreError, match="access denied: s3:DeleteObject"):
+            worker.delete(PROBE)
+        assert keys(worker) == [PROBE]
+    # Whoever may delete clears up.
+    owner.probe()
+    assert keys(owner) == []
+
+
+def test_s3_that_takes_no_object_is_refused_though_one_is_there(faulty_store: S3Store, faulty: FaultyS3) -> None:
+    faulty_store.put(PROBE, b"")
+    faulty.hit_next("PUT", "passed")  # refused for its name
+    for _ in range(2):
+        faulty.hit_next("PUT", "error")
+    with pytest.raises(UsageError, match="s3:PutObject failed"):
+        faulty_store.probe()
+
+
 def test_s3_without_its_bucket(moto_s3: MotoS3) -> None:
     store = S3Store.from_url("s3://no-such-bucket-anywhere/x")
     for call in (lambda: check_readable(store), store.probe):
@@ -204,18 +274,7 @@ def test_s3_of_an_account_that_refuses_us(moto_s3: MotoS3, monkeypatch: pytest.M
     iam.create_user(UserName="nobody")
     known = iam.create_access_key(UserName="nobody")["AccessKey"]
 
-    def authenticate(after: str) -> None:
-        request = urllib.request.Request(
-            f"{moto_s3.url}/moto-api/reset-auth",
-            data=after.encode(),
-            method="POST",
-            headers={"Content-Type": "text/plain"},
-        )
-        with urllib.request.urlopen(request) as answer:
-            json.load(answer)
-
-    authenticate("0")
-    try:
+    with authenticated(moto_s3):
         with pytest.raises(UsageError, match="credentials were not accepted") as caught:
             check_readable(S3Store.from_url(bucket))
         assert "testing" not in str(caught.value)
@@ -230,8 +289,6 @@ def test_s3_of_an_account_that_refuses_us(moto_s3: MotoS3, monkeypatch: pytest.M
         with pytest.raises(StoreError) as denied:
             store.head("x")
         assert denied.value.category is Category.FORBIDDEN
-    finally:
-        authenticate("inf")
 
 
 def test_s3_without_credentials(moto_s3: MotoS3, monkeypatch: pytest.MonkeyPatch) -> None:
