@@ -62,6 +62,7 @@ MANAGED = (
     "logs:DescribeLogGroups",
     "secretsmanager:GetSecretValue",
     "ssm:GetParameter",
+    "ssm:SendCommand",
     "ssm:StartSession",
     "ssm:TerminateSession",
     "tag:GetResources",

@@ -15,9 +15,13 @@ from deployments.aws.errors import AwsError
 from deployments.aws.orchestration import WORKERS_POOL, PrefectApi
 from deployments.aws.parameters import StackOptions
 from deployments.aws.pool import require_prefect_aws
+from deployments.aws.reach import DOCUMENT
+from deployments.aws.showing import plain
 from deployments.aws.stack import DEAD, STUCK, TEMPLATE, Stack, Stacks, declared_parameters, read_template
 from deployments.aws.steps import Steps
 
+RENEW = "systemctl restart pdf-flows-prepare && systemctl restart 'pdf-flows@*'"
+"""Its units, as the template has them: the first pulls, the others run what it pulled."""
 CONTROL_SECONDS = 900.0
 """What a control host gets to boot, pull the image and start Prefect."""
 
@@ -72,7 +76,7 @@ def up(
         stack = _build(account, stack, steps, stacks, sleep)
     _open_groups(account, stack, steps)
     if deploy or not steps.dry_run:
-        _deploy(account, stack, steps, deploy, api_url, pool, notes)
+        _deploy(account, stack, steps, deploy, api_url, pool, notes, built=build)
     return Upped(stack=stack, notes=tuple(notes))
 
 
@@ -183,6 +187,8 @@ def _deploy(
     api_url: str | None,
     pool: str,
     notes: list[str],
+    *,
+    built: bool,
 ) -> None:
     resume = f"let the work pool {pool} start workers"
     if steps.dry_run:
@@ -200,11 +206,32 @@ def _deploy(
                     steps.do(one.what, lambda one=one: one.action(account, stack, found))
                 prefect = PrefectApi(found.url, found.auth)
                 steps.do(resume, lambda: None if prefect.pause(pool, False) else "there is no such pool")
+                if built and (control := stack.output("ControlInstanceId")) is not None:
+                    _renew(account, control, prefect, steps, notes)
                 return
             why = found or "the stack names no Prefect API: give --api-url"
     named = ", ".join(one.what for one in deploy)
     notes.append(f"not done: {named}: {why}; then pdf-flows aws up again")
     steps.note(notes[-1])
+
+
+def _renew(account: Account, control: str, prefect: PrefectApi, steps: Steps, notes: list[str]) -> None:
+    """The control host runs the workers' image, and pulled the one that was there when it booted."""
+    if parents := [run.name for run in prefect.living() if run.parent]:
+        named = ", ".join(plain(name) for name in parents[:3])
+        notes.append(
+            f"the control host keeps the former image, since {named} runs: pdf-flows aws up --build again after that"
+        )
+        steps.note(notes[-1])
+        return
+
+    def restart() -> str:
+        sent = account.client("ssm").send_command(
+            InstanceIds=[control], DocumentName=DOCUMENT, Parameters={"commands": [RENEW]}, TimeoutSeconds=60
+        )
+        return f"asked, by Systems Manager's command {sent['Command']['CommandId']}"
+
+    steps.do("let the control host take the new image", restart)
 
 
 def _no_control_yet(account: Account, stack: Stack) -> str | None:
