@@ -112,11 +112,13 @@ class PageReader:
         straight = [line for line in lines if line.direction == (1.0, 0.0)]
         aside = [line for line in lines if line.direction != (1.0, 0.0)]
         parts = filled(regions_of(raw or []), straight)
-        words = _words(model_page) if any(part.kind is Kind.TABLE for part in parts) else []
+        words = []
+        if any(part.kind is Kind.TABLE for part in parts):
+            words = _words(page) if chosen.source is Source.LAYER else _words_of(straight)
         height = median([line.box[3] - line.box[1] for line in straight]) if straight else 10.0
         parts = [tight(piece) for part in parts for piece in split(part, 0.3 * height)]
         blocks = self._composed(parts, words, 0.3 * height, rtl=facts.text.right_to_left > 0.5)
-        return Read(blocks + self._in_order(aside), way, notes)
+        return Read(blocks + self._in_order(aside) or self._in_order(lines), way, notes)
 
     # -- text -----------------------------------------------------------------------------------------------------
 
@@ -242,7 +244,7 @@ def _paragraphs(lines: Sequence[Line]) -> list[Block]:
 
 def _block(part: Region, words: Sequence[Word], *, rtl: bool) -> list[Block]:
     if part.kind is Kind.TABLE and part.grid is not None:
-        inside = [word for word in words if overlap(word.box, part.box) > 0.5]
+        inside = [word for word in words if any(_covers(line.box, word.box) for line in part.lines)]
         if text := table(part.grid, inside):
             return [Block(text)]
     if not part.lines:
@@ -265,6 +267,24 @@ def _list(parts: Sequence[Region], *, rtl: bool) -> list[Block]:
         for item in prose.list_items(part.lines, right_to_left=rtl):
             blocks.append(Block("   " * min(depth, 5) + item))
     return blocks
+
+
+def _covers(outer: Box, inner: Box) -> bool:
+    x, y = (inner[0] + inner[2]) / 2, (inner[1] + inner[3]) / 2
+    return outer[0] - 1 <= x <= outer[2] + 1 and outer[1] - 1 <= y <= outer[3] + 1
+
+
+def _words_of(lines: Sequence[Line]) -> list[Word]:
+    """Words of lines of which only the whole box is known: each gets its share of the width."""
+    words = []
+    for number, line in enumerate(lines):
+        at, width = 0, (line.box[2] - line.box[0]) / max(1, len(line.text))
+        for text in line.text.split(" "):
+            left = line.box[0] + at * width
+            if text:
+                words.append(Word(text, (left, line.box[1], left + len(text) * width, line.box[3]), (number, 0)))
+            at += len(text) + 1
+    return words
 
 
 def _from_top(part: Region) -> tuple[float, float]:
