@@ -18,13 +18,15 @@ from tasks.engines.layout.markup import escaped
 from tasks.engines.layout.ocr import ReadLine, Reader
 from tasks.engines.layout.reading_order import Box, overlap, reading_order, union
 from tasks.engines.layout.regions import Kind, Region, filled, regions_of, split, tight
-from tasks.engines.layout.tables import Word, table
+from tasks.engines.layout.tables import table
 from tasks.engines.layout.textlines import (
     Line,
+    Word,
     lines_of,
     main_direction,
     turned,
     without_hidden_doubles,
+    words_of,
 )
 
 _FLAGS: Final = (
@@ -114,10 +116,10 @@ class PageReader:
         parts = filled(regions_of(raw or []), straight)
         words = []
         if any(part.kind is Kind.TABLE for part in parts):
-            words = _words(page) if chosen.source is Source.LAYER else _words_of(straight)
+            words = words_of(_raw_blocks(page)) if chosen.source is Source.LAYER else _words_of(straight)
         height = median([line.box[3] - line.box[1] for line in straight]) if straight else 10.0
         parts = [tight(piece) for part in parts for piece in split(part, 0.3 * height)]
-        blocks = self._composed(parts, words, 0.3 * height, rtl=facts.text.right_to_left > 0.5)
+        blocks = self._composed(parts, words, height, rtl=facts.text.right_to_left > 0.5)
         return Read(blocks + self._in_order(aside) or self._in_order(lines), way, notes)
 
     # -- text -----------------------------------------------------------------------------------------------------
@@ -136,6 +138,8 @@ class PageReader:
         elif page.rotation != 0:
             page.set_rotation(0)
         facts = page_facts(lines, blocks, tuple(page.rect))
+        if facts.text.right_to_left > 0.02:
+            lines = lines_of(_raw_blocks(page))
         return without_hidden_doubles(lines), facts
 
     def _by_ocr(self, page: Any, keep: Sequence[Line] = ()) -> tuple[list[Line], list[str]]:
@@ -196,11 +200,11 @@ class PageReader:
 
     # -- Markdown -------------------------------------------------------------------------------------------------
 
-    def _composed(self, parts: Sequence[Region], words: Sequence[Word], gutter: float, *, rtl: bool) -> list[Block]:
+    def _composed(self, parts: Sequence[Region], words: Sequence[Word], height: float, *, rtl: bool) -> list[Block]:
         heads = sorted((part for part in parts if part.kind is Kind.HEADER), key=_from_top)
         feet = sorted((part for part in parts if part.kind is Kind.FOOTER), key=_from_top)
         body = [part for part in parts if part.kind not in (Kind.HEADER, Kind.FOOTER)]
-        order = reading_order([part.box for part in body], gutter=gutter, right_to_left=rtl)
+        order = reading_order([part.box for part in body], gutter=0.3 * height, line=height, right_to_left=rtl)
         blocks: list[Block] = []
         ordered = [*heads, *(body[number] for number in order), *feet]
         at = 0
@@ -234,10 +238,10 @@ def _paragraphs(lines: Sequence[Line]) -> list[Block]:
         groups.setdefault(line.block, []).append(line)
     pieces = list(groups.values())
     heights = sorted(line.box[3] - line.box[1] for line in lines)
-    gutter = max(4.0, 0.8 * heights[len(heights) // 2]) if heights else 4.0
+    height = heights[len(heights) // 2] if heights else 10.0
     rtl = _right_to_left(lines)
     boxes = [union([line.box for line in piece]) for piece in pieces]
-    order = reading_order(boxes, gutter=gutter, right_to_left=rtl)
+    order = reading_order(boxes, gutter=max(4.0, 0.8 * height), line=height, right_to_left=rtl)
     texts = (prose.kept_lines(pieces[number], right_to_left=rtl) for number in order)
     return [Block(text) for text in texts if text]
 
@@ -245,7 +249,7 @@ def _paragraphs(lines: Sequence[Line]) -> list[Block]:
 def _block(part: Region, words: Sequence[Word], *, rtl: bool) -> list[Block]:
     if part.kind is Kind.TABLE and part.grid is not None:
         inside = [word for word in words if any(_covers(line.box, word.box) for line in part.lines)]
-        if text := table(part.grid, inside):
+        if text := table(part.grid, inside, right_to_left=rtl):
             return [Block(text)]
     if not part.lines:
         return []
@@ -317,12 +321,9 @@ def _blocks(page: Any) -> list[dict[str, Any]]:
     return list(textpage.extractDICT()["blocks"])
 
 
-def _words(page: Any) -> list[Word]:
+def _raw_blocks(page: Any) -> list[dict[str, Any]]:
     textpage = page.get_textpage(flags=_FLAGS & ~pymupdf.TEXT_COLLECT_VECTORS, clip=pymupdf.INFINITE_RECT())
-    return [
-        Word(str(text), (float(x0), float(y0), float(x1), float(y1)), (int(block), int(line)))
-        for x0, y0, x1, y1, text, block, line, _ in textpage.extractWORDS()
-    ]
+    return list(textpage.extractRAWDICT()["blocks"])
 
 
 def _rendered(page: Any, dpi: float) -> Any:

@@ -13,17 +13,21 @@ _MOST = 600
 """Boxes on a page; with more, the order is top to bottom (cutting takes time that grows with their square)."""
 
 
-def reading_order(boxes: Sequence[Box], *, gutter: float, right_to_left: bool = False) -> list[int]:
+def reading_order(
+    boxes: Sequence[Box], *, gutter: float, line: float = 0.0, right_to_left: bool = False
+) -> list[int]:
     """Indices of the boxes in the order of reading.
 
     Args:
         gutter: the least white space between two columns.
+        line: the usual height of a line of text. Columns of single lines that stand beside each other are read across, as the
+            rows of a bill are.
         right_to_left: the first column is the rightmost one.
     """
     numbers = list(range(len(boxes)))
     if len(boxes) > _MOST:
         return sorted(numbers, key=lambda n: (boxes[n][1], boxes[n][0]))
-    return _Cutter([_shrunk(box) for box in boxes], gutter, right_to_left).order(numbers)
+    return _Cutter([_shrunk(box) for box in boxes], gutter, line, right_to_left).order(numbers)
 
 
 def union(boxes: Sequence[Box]) -> Box:
@@ -49,13 +53,13 @@ def overlap(one: Box, other: Box) -> float:
 
 
 class _Cutter:
-    def __init__(self, boxes: list[Box], gutter: float, right_to_left: bool) -> None:
-        self._boxes, self._gutter, self._right_to_left = boxes, gutter, right_to_left
+    def __init__(self, boxes: list[Box], gutter: float, line: float, right_to_left: bool) -> None:
+        self._boxes, self._gutter, self._line, self._right_to_left = boxes, gutter, line, right_to_left
 
     def order(self, numbers: list[int]) -> list[int]:
         if len(numbers) < 2:
             return numbers
-        columns = self._cut(numbers, 0, self._gutter)
+        columns = self._columns(numbers)
         if len(columns) > 1:
             if self._right_to_left:
                 columns.reverse()
@@ -63,8 +67,45 @@ class _Cutter:
         strips = self._cut(numbers, 1, 0.0)
         if len(strips) > 1:
             return [number for group in self._grouped(strips) for number in self.order(group)]
+        return self._across(numbers)
+
+    def _columns(self, numbers: list[int]) -> list[list[int]]:
+        columns = self._cut(numbers, 0, self._gutter)
+        return [numbers] if len(columns) > 1 and self._rows(columns) else columns
+
+    def _rows(self, columns: list[list[int]]) -> bool:
+        """Whether the columns are those of a list of rows."""
+        single = 1.7 * self._line
+        lone = [[n for n in column if self._height(n) <= single] for column in columns]
+        if any(2 * len(inside) < len(column) for inside, column in zip(lone, columns, strict=True)):
+            return False
+        longest = max(lone, key=len)
+        for inside in lone:
+            beside = sum(any(self._level(n, other) for other in longest if other != n) for n in inside)
+            if inside is not longest and beside < 0.6 * len(inside):
+                return False
+        return True
+
+    def _across(self, numbers: list[int]) -> list[int]:
+        """Row by row."""
+        rows: list[list[int]] = []
+        for number in sorted(numbers, key=lambda n: (self._boxes[n][1] + min(self._height(n), self._line or 1e9) / 2, n)):
+            if rows and self._level(rows[-1][0], number):
+                rows[-1].append(number)
+            else:
+                rows.append([number])
         side = -1 if self._right_to_left else 1
-        return sorted(numbers, key=lambda n: (self._boxes[n][1], side * self._boxes[n][0], n))
+        return [number for row in rows for number in sorted(row, key=lambda n: (side * self._boxes[n][0], n))]
+
+    def _height(self, number: int) -> float:
+        return self._boxes[number][3] - self._boxes[number][1]
+
+    def _level(self, one: int, other: int) -> bool:
+        """Whether two begin on the same line."""
+        a, b = self._boxes[one], self._boxes[other]
+        common = min(a[3], b[3]) - max(a[1], b[1])
+        lower = min(self._height(one), self._height(other))
+        return common > 0.5 * lower and abs(a[1] - b[1]) < max(self._line, lower)
 
     def _cut(self, numbers: list[int], axis: int, least: float) -> list[list[int]]:
         """Groups of boxes between which there is nothing along an axis."""
@@ -85,7 +126,7 @@ class _Cutter:
             last = len(strips)
             while last > first + 1:
                 together = [number for strip in strips[first:last] for number in strip]
-                if len(self._cut(together, 0, self._gutter)) > 1:
+                if len(self._columns(together)) > 1:
                     break
                 last -= 1
             groups.append([number for strip in strips[first:last] for number in strip])

@@ -10,15 +10,7 @@ from dataclasses import dataclass, field
 from tasks.engines.layout.markup import escaped
 from tasks.engines.layout.prose import joined
 from tasks.engines.layout.reading_order import Box
-
-
-@dataclass(frozen=True, slots=True)
-class Word:
-    """A word of the page, with the number of its line."""
-
-    text: str
-    box: Box
-    line: tuple[int, int] = (0, 0)
+from tasks.engines.layout.textlines import Word
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +33,12 @@ class Grid:
     pieces: tuple[tuple[Box, Place], ...] = field(default=())
 
 
-def table(grid: Grid, words: Sequence[Word]) -> str:
-    """The table's Markdown; "" where it has no text."""
+def table(grid: Grid, words: Sequence[Word], *, right_to_left: bool = False) -> str:
+    """The table's Markdown; "" where it has no text.
+
+    Args:
+        right_to_left: the first column is the rightmost one.
+    """
     height, width = len(grid.ys) - 1, len(grid.xs) - 1
     if height < 1 or width < 1 or not words:
         return ""
@@ -56,6 +52,8 @@ def table(grid: Grid, words: Sequence[Word]) -> str:
     columns = [x for x in range(width) if any(texts[owner[y][x]] for y in range(height))]
     if not rows or not columns:
         return ""
+    if right_to_left:
+        columns.reverse()
     spanned = any(
         texts[place] and (_among(rows, place.top, place.bottom) > 1 or _among(columns, place.left, place.right) > 1)
         for place in texts

@@ -13,6 +13,7 @@ from tasks.engines.layout.reading_order import Box, union
 _SUPERSCRIPT, _ITALIC, _MONOSPACED, _BOLD = 1, 2, 8, 16
 _STROKED, _FILLED = 16, 32
 """Of `char_flags`: text that is neither is not painted (rendering mode 3), as OCR layers are."""
+_ALEFS: Final = frozenset("\u0627\u0623\u0625\u0622\u0671")
 _SAME: Final = 1.5
 """Points within which the same text again is an imitation of bold type, not text of its own."""
 
@@ -29,6 +30,15 @@ class Run:
     mono: bool = False
     superscript: bool = False
     hidden: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """A word of the page, with the numbers of its block and line."""
+
+    text: str
+    box: Box
+    line: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +117,41 @@ def _turned(box: Box, x: float, y: float) -> Box:
     return min(along), min(across), max(along), max(across)
 
 
+def words_of(blocks: Iterable[Mapping[str, Any]]) -> list[Word]:
+    """The words of a text page's raw dictionary, by its characters."""
+    words: list[Word] = []
+    for number, block in enumerate(blocks):
+        for place, line in enumerate(block.get("lines", ())):
+            inside: list[Mapping[str, Any]] = []
+            for char in [*(char for span in line["spans"] for char in logical(span["chars"])), {"c": " "}]:
+                if not char["c"].isspace():
+                    inside.append(char)
+                elif inside:
+                    box = union([char["bbox"] for char in inside])
+                    words.append(Word("".join(char["c"] for char in inside), box, (number, place)))
+                    inside = []
+    return words
+
+
+def logical(chars: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Characters with the ligatures of lam and alef the right way round: MuPDF reverses lines written from right to left, and these too.
+
+    The second character of a ligature is the one without a width.
+    """
+    out = list(chars)
+    for at in range(len(out) - 1):
+        first, second = out[at], out[at + 1]
+        if first["c"] in _ALEFS and second["c"] == "\u0644" and first["bbox"][2] - first["bbox"][0] < 0.1:
+            out[at], out[at + 1] = second, first
+    return out
+
+
 def _run(span: Mapping[str, Any]) -> Run:
     flags, painted = int(span["flags"]), int(span["char_flags"])
     type3 = str(span["font"]).startswith("Type3")
     hidden = not type3 and (span.get("alpha", 255) == 0 or not painted & (_STROKED | _FILLED))
     return Run(
-        text=str(span["text"]),
+        text="".join(char["c"] for char in logical(span["chars"])) if "chars" in span else str(span["text"]),
         box=tuple(float(side) for side in span["bbox"]),  # type: ignore[arg-type]
         size=float(span["size"]),
         bold=bool(flags & _BOLD) or bool(painted & 8),
