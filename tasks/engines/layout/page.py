@@ -118,7 +118,7 @@ class PageReader:
         if any(part.kind is Kind.TABLE for part in parts):
             words = words_of(_raw_blocks(page)) if chosen.source is Source.LAYER else _words_of(straight)
         height = median([line.box[3] - line.box[1] for line in straight]) if straight else 10.0
-        parts = [tight(piece) for part in parts for piece in split(part, 0.3 * height)]
+        parts = [tight(piece) for part in parts for piece in split(part, height)]
         blocks = self._composed(parts, words, height, rtl=facts.text.right_to_left > 0.5)
         return Read(blocks + self._in_order(aside) or self._in_order(lines), way, notes)
 

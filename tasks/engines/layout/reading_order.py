@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import median
 
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom; y grows downwards."""
 
 _SHRINK = 2.0
 """Units by which a box may reach into its neighbour's and still be beside it, a tenth of the box at most."""
+_PROSE = 9.0
+"""Heights of a line that the lines of a column of prose are wide."""
 _MOST = 600
 """Boxes on a page; with more, the order is top to bottom (cutting takes time that grows with their square)."""
 
@@ -52,6 +55,31 @@ def overlap(one: Box, other: Box) -> float:
     return common / (width * height)
 
 
+def listed(columns: Sequence[Sequence[Box]], line: float) -> bool:
+    """Whether columns are those of a list of rows, such as a bill's: single lines that stand beside each other, and not of prose.
+
+    Args:
+        line: the usual height of a line of text.
+    """
+    lone = [[box for box in column if box[3] - box[1] <= 1.7 * line] for column in columns]
+    if any(2 * len(inside) < len(column) for inside, column in zip(lone, columns, strict=True)):
+        return False
+    if all(median([box[2] - box[0] for box in inside]) > _PROSE * line for inside in lone):
+        return False
+    longest = max(range(len(lone)), key=lambda index: len(lone[index]))
+    return all(
+        sum(any(_level(box, other) for other in lone[longest]) for box in inside) >= 0.6 * len(inside)
+        for index, inside in enumerate(lone)
+        if index != longest
+    )
+
+
+def _level(one: Box, other: Box) -> bool:
+    """Whether two lines are of one row."""
+    height = max(1e-6, min(one[3] - one[1], other[3] - other[1]))
+    return abs((one[1] + one[3]) - (other[1] + other[3])) / 2 < 0.4 * height
+
+
 class _Cutter:
     def __init__(self, boxes: list[Box], gutter: float, line: float, right_to_left: bool) -> None:
         self._boxes, self._gutter, self._line, self._right_to_left = boxes, gutter, line, right_to_left
@@ -74,17 +102,7 @@ class _Cutter:
         return [numbers] if len(columns) > 1 and self._rows(columns) else columns
 
     def _rows(self, columns: list[list[int]]) -> bool:
-        """Whether the columns are those of a list of rows."""
-        single = 1.7 * self._line
-        lone = [[n for n in column if self._height(n) <= single] for column in columns]
-        if any(2 * len(inside) < len(column) for inside, column in zip(lone, columns, strict=True)):
-            return False
-        longest = max(lone, key=len)
-        for inside in lone:
-            beside = sum(any(self._level(n, other) for other in longest if other != n) for n in inside)
-            if inside is not longest and beside < 0.6 * len(inside):
-                return False
-        return True
+        return listed([[self._boxes[n] for n in column] for column in columns], self._line)
 
     def _across(self, numbers: list[int]) -> list[int]:
         """Row by row."""

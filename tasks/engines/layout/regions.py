@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 from tasks.engines.layout.prose import is_mark
-from tasks.engines.layout.reading_order import Box, overlap, union
+from tasks.engines.layout.reading_order import Box, listed, overlap, union
 from tasks.engines.layout.tables import Grid, Place
 from tasks.engines.layout.textlines import Line
 
@@ -84,14 +84,18 @@ def filled(regions: Sequence[Region], lines: Sequence[Line]) -> list[Region]:
     return [*full, *_own(orphans)]
 
 
-def split(region: Region, gutter: float) -> list[Region]:
-    """The region's columns, where it runs across several: the model joins what stands close together."""
+def split(region: Region, height: float) -> list[Region]:
+    """The region's columns, where it runs across several: the model joins what stands close together.
+
+    Args:
+        height: the usual one of a line.
+    """
     if len(region.lines) < 2 or region.kind in (Kind.TABLE, Kind.PICTURE, Kind.FORMULA):
         return [region]
     groups: list[list[Line]] = []
     end = 0.0
     for line in sorted(region.lines, key=lambda line: line.box[0]):
-        if groups and line.box[0] - end <= gutter:
+        if groups and line.box[0] - end <= 0.3 * height:
             groups[-1].append(line)
             end = max(end, line.box[2])
         else:
@@ -100,6 +104,8 @@ def split(region: Region, gutter: float) -> list[Region]:
     if len(groups) < 2 or any(all(is_mark(line.text) for line in group) for group in groups):
         return [region]
     if all(len(group) == 1 for group in groups):
+        return [region]
+    if listed([[line.box for line in group] for group in groups], height):
         return [region]
     kept = [tuple(line for line in region.lines if line in group) for group in groups]
     return [replace(region, box=union([line.box for line in group]), lines=group) for group in kept]
