@@ -129,10 +129,7 @@ def _serve(
             handover = Handover(
                 {int(number): payload for number, payload in request["done"].items()},
                 finish,
-                {
-                    int(page): [Fall.model_validate(fall) for fall in falls]
-                    for page, falls in request["fallen"].items()
-                },
+                {int(page): [Fall.model_validate(fall) for fall in falls] for page, falls in request["fallen"].items()},
             )
             scratch = Path(request["scratch"])
             result = engine.convert(pdf, scratch, request["passwords"], limits, progress, handover)  # type: ignore[union-attr]

@@ -1,4 +1,4 @@
-"""The pages over which sandbox children were lost, and how much time each way for a page gets. Pure but for its caller's clock."""
+"""The pages over which sandbox children were lost, and how much time each way for a page gets. Pure."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class Falls:
 
     @property
     def limit(self) -> float:
-        """Seconds for the page that was begun last: half of what it has left, or all of it where only a gap would be left."""
+        """Seconds for the page that was begun last: half of what it has left, or nearly all where only a gap would be left."""
         left = max(0.0, self._timeout - self._spent.get(self._page, 0.0))
-        return left / 2 if self._ways > 1 else left
+        return left / 2 if self._ways > 1 else left * 7 / 8 if self._ways else left
 
     def dump(self) -> dict[str, list[dict[str, object]]]:
         """For the child."""
@@ -50,7 +50,13 @@ class Falls:
         """
         failure = error.failure
         fallen = sum(map(len, self._fallen.values()))
-        if whole or self._ways < 1 or failure.page != self._page or failure.category not in _LOSSES or fallen >= MOST_FALLS:
+        if (
+            whole
+            or self._ways < 1
+            or failure.page != self._page
+            or failure.category not in _LOSSES
+            or fallen >= MOST_FALLS
+        ):
             return False
         starved = failure.category is Category.TIMEOUT and failure.retryable
         fall = Fall(category=failure.category, reason=failure.message, starved=starved)

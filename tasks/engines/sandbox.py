@@ -2,8 +2,8 @@
 
 A child is a fresh interpreter without credentials (tasks/engines/confine.py says what else it lacks). It is replaced after
 a number of documents, after a document whose conversion failed, and when it has grown; its successor warms up while the worker
-publishes. The death of a child is a record, never a crash of the worker; where the engine has a cheaper way for the page in hand, it
-is not even the document's failure: the next child goes on behind the pages that are done, and takes that way.
+publishes. The death of a child is a record, never a crash of the worker; where the engine has a cheaper way for the page in
+hand, it is not even the document's failure: the next child goes on behind the pages that are done, and takes that way.
 """
 
 from __future__ import annotations
@@ -319,8 +319,8 @@ class Sandbox:
             "cpu": self._limits.document_timeout * self._threads + _CPU_SLACK,
         }
         falls = falls or Falls(self._limits.page_timeout)
-        request["fallen"] = falls.dump()
-        child.send(request | {"done": _fitting(request, journal)})
+        asked = request | {"fallen": falls.dump()}
+        child.send(asked | {"done": _fitting(asked, journal)})
         try:
             reply = self._await(child, progress, on_page, journal, first, spent, falls)
         except ConversionError:

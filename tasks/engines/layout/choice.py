@@ -62,7 +62,11 @@ def broken(facts: TextFacts, painted: float) -> str | None:
     if facts.characters < FEW:
         return None
     if facts.bad > 0.2:
-        return "most of the text layer maps to no character" if facts.bad > 0.5 else "parts of the text layer map to no character"
+        return (
+            "most of the text layer maps to no character"
+            if facts.bad > 0.5
+            else "parts of the text layer map to no character"
+        )
     if facts.mixed > 0.25 and facts.scripts > 1:
         return "the words of the text layer mix scripts"
     if facts.voiceless > (0.5 if painted > 0.5 else 0.35):
@@ -86,7 +90,11 @@ def plan(facts: PageFacts, *, ocr: bool, lines: int) -> Plan:
     if facts.text.characters == 0:
         if not facts.images and not facts.drawings:
             return Plan(Source.NOTHING, layout=False)
-        return Plan(Source.OCR, layout) if ocr else Plan(Source.NOTHING, layout=False, reason="no text layer, and OCR is off")
+        return (
+            Plan(Source.OCR, layout)
+            if ocr
+            else Plan(Source.NOTHING, layout=False, reason="no text layer, and OCR is off")
+        )
     if why is not None and ocr:
         return Plan(Source.OCR, layout, why)
     if ocr and facts.images > 0.5 and facts.text.characters < 12 * FEW and facts.painted > 0.5:

@@ -1,9 +1,9 @@
 """The layout engine: pages to Markdown on a CPU, each by the best way that it allows.
 
 A page's parts come from PyMuPDF's layout model, its text from the text layer or from RapidOCR, as the evidence of the page says
-(`choice.py`); what is put together of them is this engine's own. A page that fails in one way is tried in a cheaper one, and where
-it costs the process, the sandbox asks again and says so. Each page is handed over as soon as it is done: its Markdown depends on the
-others in one thing, the levels of headings, which are those of the document's font sizes and come last.
+(`choice.py`); what is put together of them is this engine's own. A page that fails in one way is tried in a cheaper one, and
+where it costs the process, the sandbox asks again and says so. Each page is handed over as soon as it is done: its Markdown
+depends on the others in one thing, the levels of headings, which are those of the document's font sizes and come last.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
@@ -23,9 +23,11 @@ from tasks.engines.layout import threads as thread_bounds
 from tasks.engines.layout.choice import Way, after
 from tasks.engines.layout.headings import marks
 from tasks.engines.layout.ocr import Reader
-from tasks.engines.layout.page import PageReader, Read
 from tasks.engines.markdown import clean
 from tasks.engines.protocol import EngineResult, Handover, Inspection, Limits, Page, Progress
+
+if TYPE_CHECKING:
+    from tasks.engines.layout.page import PageReader, Read
 
 ENGINE_VERSION: Final = "2"
 """Of this engine's own code: changed when the same libraries give another text, or a page's payload is another."""
@@ -50,15 +52,18 @@ class LayoutEngine:
     name = "layout"
 
     def __init__(self, options: LayoutOptions, threads: int) -> None:
+        # Importing PyMuPDF loads its layout model: not before the threads are bounded.
         thread_bounds.bound(threads)
         import pymupdf
         import pymupdf.layout  # gives `Page.get_layout` its model
 
         from tasks.engines import opening
+        from tasks.engines.layout.page import PageReader
 
         self._options = options
         self._opening: ModuleType = opening
-        self._reader = Reader() if options.ocr else None
+        self._ocr = Reader() if options.ocr else None
+        self._make_reader = PageReader
         pymupdf.TOOLS.unset_quad_corrections(True)
         pymupdf.TOOLS.mupdf_display_errors(False)
         pymupdf.TOOLS.mupdf_display_warnings(False)
@@ -81,7 +86,7 @@ class LayoutEngine:
         self, pdf: Path, scratch: Path, passwords: list[str], limits: Limits, progress: Progress, handover: Handover
     ) -> EngineResult:
         """Convert one document. Raises ConversionError; MemoryError and the like pass."""
-        reader = PageReader(self._reader, self._options.ocr_dpi, limits.max_pixels)
+        reader = self._make_reader(self._ocr, self._options.ocr_dpi, limits.max_pixels)
         return Conversion(self._opening, reader, limits, pdf, passwords).run(progress, handover)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -60,13 +61,13 @@ class Reader:
         crops = self._loaded().crop_text_regions(image, np.array(widest))
         found = self._loaded()._load_cls_model()(crops).cls_res or []
         turned = sum(label == "180" and score > 0.9 for label, score in found)
-        return bool(found) and turned > len(found) / 2
+        return bool(turned > len(found) / 2)
 
     def sureness(self, image: Any, quads: Any) -> float:
         """How sure it is of a sample of the lines."""
         longest = sorted(quads, key=lambda quad: -_length(quad))[:_SAMPLE]
         _, scores = self._recognised(self._loaded().crop_text_regions(image, np.array(longest)))
-        return sum(scores) / len(scores) if scores else 0.0
+        return sum(float(score) for score in scores) / len(scores) if len(scores) else 0.0
 
     def _recognised(self, crops: list[Any]) -> tuple[Sequence[str], Sequence[float]]:
         if not crops:
@@ -89,7 +90,7 @@ class Reader:
 def dpi_for(width: float, height: float, wanted: float, most_pixels: int = MOST_PIXELS) -> float:
     """The resolution at which a page of some points is rendered, so that it stays within the limits."""
     inches = max(width, 1.0) / 72, max(height, 1.0) / 72
-    within = (most_pixels / (inches[0] * inches[1])) ** 0.5
+    within = math.sqrt(most_pixels / (inches[0] * inches[1]))
     return min(wanted, within, MOST_SIDE / max(inches))
 
 

@@ -14,8 +14,8 @@ from tasks.engines.layout import ocr as ocr_rules
 from tasks.engines.layout import prose
 from tasks.engines.layout.choice import Plan, Source, Way, plan
 from tasks.engines.layout.evidence import PageFacts, page_facts
-from tasks.engines.layout.markup import escaped
-from tasks.engines.layout.ocr import ReadLine, Reader
+from tasks.engines.layout.markup import escaped_start
+from tasks.engines.layout.ocr import Reader, ReadLine
 from tasks.engines.layout.reading_order import Box, overlap, reading_order, union
 from tasks.engines.layout.regions import Kind, Region, filled, regions_of, split, tight
 from tasks.engines.layout.tables import table
@@ -179,7 +179,10 @@ class PageReader:
 
         if keep:
             boxes = [_around(to_page, quad) for quad in quads]
-            quads = quads[[not any(overlap(box, line.box) > 0.4 or overlap(line.box, box) > 0.6 for line in keep) for box in boxes]]
+            new = [
+                not any(overlap(box, line.box) > 0.4 or overlap(line.box, box) > 0.6 for line in keep) for box in boxes
+            ]
+            quads = quads[new]
             if not len(quads):
                 return [], []
         read = self._ocr.read(image, quads)
@@ -261,7 +264,7 @@ def _block(part: Region, words: Sequence[Word], *, rtl: bool) -> list[Block]:
     if prose.is_code(part.lines) and part.kind not in (Kind.HEADER, Kind.FOOTER):
         return [Block(prose.code(part.lines))]
     text = prose.paragraph(part.lines, right_to_left=rtl)
-    return [Block(prose.escaped_start(text))] if text else []
+    return [Block(escaped_start(text))] if text else []
 
 
 def _list(parts: Sequence[Region], *, rtl: bool) -> list[Block]:
@@ -369,6 +372,3 @@ def _sketch(page: Any, lines: Sequence[Line]) -> Any:
             morph=(foot, pymupdf.Matrix((x1 - x0) / length, 1)),
         )
     return sketch
-
-
-__all__ = ["Block", "PageReader", "Read", "escaped"]

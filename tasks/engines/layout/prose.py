@@ -9,7 +9,7 @@ from dataclasses import replace
 from statistics import median
 from typing import Final
 
-from tasks.engines.layout.markup import escaped, escaped_start, styled
+from tasks.engines.layout.markup import escaped_start, styled
 from tasks.engines.layout.textlines import Line, Run
 
 BULLETS: Final = frozenset("•‣◦∙·●○■□▪▫◆◇►▶➢➤✓✔❖–—−*\uf0b7\uf0a7\uf0d8\uf076\ufffd") | frozenset(
@@ -47,7 +47,13 @@ def kept_lines(lines: Sequence[Line], *, right_to_left: bool = False) -> str:
         text = _squeezed(styled(_runs([row]), plain=True))
         if not text:
             continue
-        out = f"{out[:-1]}{text}" if _split_word(out, text) else f"{out}\n{escaped_start(text)}" if out else escaped_start(text)
+        out = (
+            f"{out[:-1]}{text}"
+            if _split_word(out, text)
+            else f"{out}\n{escaped_start(text)}"
+            if out
+            else escaped_start(text)
+        )
     return out
 
 
@@ -71,7 +77,11 @@ def code(lines: Sequence[Line]) -> str:
     found = rows(lines)
     left = min(row[0].box[0] for row in found)
     widths = [
-        (run.box[2] - run.box[0]) / len(run.text) for row in found for line in row for run in line.runs if len(run.text) > 1
+        (run.box[2] - run.box[0]) / len(run.text)
+        for row in found
+        for line in row
+        for run in line.runs
+        if len(run.text) > 1
     ]
     width = max(1.0, median(widths)) if widths else 5.0
     out: list[str] = []
@@ -202,6 +212,3 @@ def _beside(row: Sequence[Line], line: Line) -> bool:
 
 def _squeezed(text: str) -> str:
     return _RUN_OF_SPACE.sub(" ", unicodedata.normalize("NFC", text)).replace("\u00ad", "").strip()
-
-
-__all__ = ["BULLETS", "code", "escaped", "fenced", "indents", "is_code", "joined", "kept_lines", "list_items", "paragraph", "rows"]

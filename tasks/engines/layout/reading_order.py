@@ -16,9 +16,7 @@ _MOST = 600
 """Boxes on a page; with more, the order is top to bottom (cutting takes time that grows with their square)."""
 
 
-def reading_order(
-    boxes: Sequence[Box], *, gutter: float, line: float = 0.0, right_to_left: bool = False
-) -> list[int]:
+def reading_order(boxes: Sequence[Box], *, gutter: float, line: float = 0.0, right_to_left: bool = False) -> list[int]:
     """Indices of the boxes in the order of reading.
 
     Args:
@@ -107,7 +105,9 @@ class _Cutter:
     def _across(self, numbers: list[int]) -> list[int]:
         """Row by row."""
         rows: list[list[int]] = []
-        for number in sorted(numbers, key=lambda n: (self._boxes[n][1] + min(self._height(n), self._line or 1e9) / 2, n)):
+        for number in sorted(
+            numbers, key=lambda n: (self._boxes[n][1] + min(self._height(n), self._line or 1e9) / 2, n)
+        ):
             if rows and self._level(rows[-1][0], number):
                 rows[-1].append(number)
             else:

@@ -67,7 +67,9 @@ def _owners(grid: Grid, height: int, width: int) -> list[list[Place]]:
     for _, place in grid.pieces:
         wide = place.right - place.left > 1 or place.bottom - place.top > 1
         inside = 0 <= place.top < place.bottom <= height and 0 <= place.left < place.right <= width
-        slots = [(y, x) for y in range(place.top, place.bottom) for x in range(place.left, place.right)] if inside else []
+        slots = (
+            [(y, x) for y in range(place.top, place.bottom) for x in range(place.left, place.right)] if inside else []
+        )
         # Cells that would overlap another wide one stay as they are.
         if wide and all(owner[y][x] == Place(y, y + 1, x, x + 1) for y, x in slots):
             for y, x in slots:
@@ -97,7 +99,9 @@ def _github(
     return "\n".join([lines[0], "|" + "---|" * len(columns), *lines[1:]])
 
 
-def _html(owner: Sequence[Sequence[Place]], texts: dict[Place, str], rows: Sequence[int], columns: Sequence[int]) -> str:
+def _html(
+    owner: Sequence[Sequence[Place]], texts: dict[Place, str], rows: Sequence[int], columns: Sequence[int]
+) -> str:
     done: set[Place] = set()
     out = ["<table>"]
     for y in rows:

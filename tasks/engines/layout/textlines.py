@@ -134,7 +134,7 @@ def words_of(blocks: Iterable[Mapping[str, Any]]) -> list[Word]:
 
 
 def logical(chars: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Characters with the ligatures of lam and alef the right way round: MuPDF reverses lines written from right to left, and these too.
+    """Characters with ligatures of lam and alef the right way round: MuPDF, which reverses lines, reverses these once more.
 
     The second character of a ligature is the one without a width.
     """
