@@ -13,7 +13,7 @@ from tasks.engines.protocol import Fall
 
 FEW: Final = 20
 """Characters: a page with fewer is as good as one without a text layer."""
-MOST_DRAWINGS: Final = 20_000
+MOST_DRAWINGS: Final = 12_000
 """Lines and shapes on a page; the layout model's preparation takes minutes over more."""
 MOST_LINES: Final = 6_000
 MOST_FALLEN: Final = 3
@@ -69,7 +69,7 @@ def broken(facts: TextFacts, painted: float) -> str | None:
         )
     if facts.mixed > 0.25 and facts.scripts > 1:
         return "the words of the text layer mix scripts"
-    if facts.voiceless > (0.5 if painted > 0.5 else 0.35):
+    if facts.voiceless > (0.5 if painted > 0.5 else 0.35) or (facts.voiceless > 0.15 and facts.vowels < 0.25):
         return "the words of the text layer are no words"
     return None
 
@@ -88,8 +88,6 @@ def plan(facts: PageFacts, *, ocr: bool, lines: int) -> Plan:
     elif facts.vertical > 0.5:
         layout, without = False, "written top to bottom"
     if facts.text.characters == 0:
-        if not facts.images and not facts.drawings:
-            return Plan(Source.NOTHING, layout=False)
         return (
             Plan(Source.OCR, layout)
             if ocr
@@ -119,5 +117,4 @@ def after(falls: Sequence[Fall], trouble: int) -> tuple[Way, int]:
         if at == 1 and (fall.category is Category.TIMEOUT and not fall.starved):
             at += 1
     at = min(at, len(ways) - 1)
-    left = len(ways) - 1 - at
-    return ways[at], left - 1 if at == 0 else left
+    return ways[at], len(ways) - 1 - at

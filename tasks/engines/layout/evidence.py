@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from tasks.engines.layout.reading_order import Box
 from tasks.engines.layout.textlines import Line
@@ -51,6 +51,8 @@ class TextFacts:
     """How many have a tenth of the letters each."""
     voiceless: float = 0.0
     """Share of Latin words of four letters or more without a vowel; 0 where there are under 10."""
+    vowels: float = 0.4
+    """Share of the letters of those words; languages have 0.3 and more."""
     right_to_left: float = 0.0
     """Share of the letters."""
 
@@ -65,7 +67,7 @@ class PageFacts:
     images: float = 0.0
     """Share of the page that images cover, 1 at most."""
     drawings: int = 0
-    """Lines and shapes."""
+    """Lines and curves of the page's own content, roughly."""
     vertical: float = 0.0
     """Share of the characters that are written top to bottom."""
     slanted: float = 0.0
@@ -90,12 +92,13 @@ def text_facts(text: str) -> TextFacts:
         mixed=mixed / len(words) if words else 0.0,
         scripts=sum(count >= total / 10 for count in letters.values()),
         voiceless=voiceless / len(latin) if len(latin) >= 10 else 0.0,
+        vowels=_share_of_vowels(latin) if len(latin) >= 10 else 0.4,
         right_to_left=sum(letters[script] for script in RIGHT_TO_LEFT) / total if total else 0.0,
     )
 
 
-def page_facts(lines: Sequence[Line], blocks: Iterable[Mapping[str, Any]], page: Box) -> PageFacts:
-    """Of a page by its text page's dictionary (images and vectors included) and the lines found in it."""
+def page_facts(lines: Sequence[Line], images: Sequence[Box], drawings: int, page: Box) -> PageFacts:
+    """Of a page by its lines, the places of its images and the number of its drawings."""
     facts = text_facts("\n".join(line.text for line in lines))
     painted = vertical = 0
     directions: Counter[tuple[float, float]] = Counter()
@@ -104,19 +107,13 @@ def page_facts(lines: Sequence[Line], blocks: Iterable[Mapping[str, Any]], page:
         directions[line.direction] += count
         painted += 0 if line.hidden else count
         vertical += count if line.vertical else 0
-    images = drawings = 0.0
     area = max(1.0, (page[2] - page[0]) * (page[3] - page[1]))
-    for block in blocks:
-        if block["type"] == 1:
-            images += _clipped(block["bbox"], page)
-        elif block["type"] == 3:
-            drawings += 1
     total = max(1, directions.total())
     return PageFacts(
         text=facts,
         painted=painted / total,
-        images=min(1.0, images / area),
-        drawings=int(drawings),
+        images=min(1.0, sum(_clipped(box, page) for box in images) / area),
+        drawings=drawings,
         vertical=vertical / total,
         slanted=1 - max(directions.values(), default=0) / total if lines else 0.0,
     )
@@ -128,6 +125,10 @@ def script_of(character: str) -> str | None:
         return None
     code = ord(character)
     return next((name for first, last, name in _SCRIPTS if first <= code <= last), "other")
+
+
+def _share_of_vowels(words: Sequence[str]) -> float:
+    return sum(character in _VOWELS for word in words for character in word) / sum(map(len, words))
 
 
 def _mixed(word: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from statistics import median
@@ -13,7 +14,7 @@ import pymupdf
 from tasks.engines.layout import ocr as ocr_rules
 from tasks.engines.layout import prose
 from tasks.engines.layout.choice import Plan, Source, Way, plan
-from tasks.engines.layout.evidence import PageFacts, page_facts
+from tasks.engines.layout.evidence import PageFacts, page_facts, script_of
 from tasks.engines.layout.markup import escaped_start
 from tasks.engines.layout.ocr import Reader, ReadLine
 from tasks.engines.layout.reading_order import Box, overlap, reading_order, union
@@ -31,12 +32,12 @@ from tasks.engines.layout.textlines import (
 
 _FLAGS: Final = (
     pymupdf.TEXT_COLLECT_STYLES
-    | pymupdf.TEXT_COLLECT_VECTORS
-    | pymupdf.TEXT_PRESERVE_IMAGES
     | pymupdf.TEXT_ACCURATE_BBOXES
     | pymupdf.TEXT_MEDIABOX_CLIP
     | pymupdf.TEXT_IGNORE_ACTUALTEXT
 )
+_PATHS: Final = re.compile(rb"[\s\d](?:re|[lcvy])\s")
+"""Operators of a content stream that draw."""
 _ROTATION: Final = {(1, 0): 0, (0, -1): 90, (-1, 0): 180, (0, 1): 270}
 """By how much a page must be turned clockwise for text that runs in a direction to run from left to right."""
 _UNSURE: Final = 0.75
@@ -87,9 +88,13 @@ class PageReader:
         if way is Way.OCR:
             lines, notes = self._by_ocr(page) if ocr is not None else ([], [])
             return Read(self._in_order(lines), Way.OCR, notes)
-        lines, facts = self._layer(page)
+        lines = self._layer(page)
         if way is Way.TEXT:
-            return Read(self._in_order(lines), Way.TEXT)
+            return Read(self._in_order(without_hidden_doubles(lines)), Way.TEXT)
+        facts = page_facts(lines, _images(page), _drawings(page), tuple(page.rect))
+        lines = without_hidden_doubles(lines)
+        if not facts.text.characters and not facts.images and (not render or _blank(page)):
+            return Read()
         chosen = plan(facts, ocr=ocr is not None, lines=len(lines))
         return self._planned(page, lines, facts, chosen, render=render)
 
@@ -124,23 +129,20 @@ class PageReader:
 
     # -- text -----------------------------------------------------------------------------------------------------
 
-    def _layer(self, page: Any) -> tuple[list[Line], PageFacts]:
+    def _layer(self, page: Any) -> list[Line]:
         """The text layer, on a page that is turned so that most of it runs from left to right."""
-        blocks = _blocks(page)
-        lines = lines_of(blocks)
+        lines = lines_of(_blocks(page))
         direction = main_direction(lines)
         wanted = page.rotation if direction is None else _ROTATION[direction]
         if wanted != 0 and (direction is not None or not lines):
             page.set_rotation(wanted)
             page.remove_rotation()
-            blocks = _blocks(page)
-            lines = lines_of(blocks)
+            lines = lines_of(_blocks(page))
         elif page.rotation != 0:
             page.set_rotation(0)
-        facts = page_facts(lines, blocks, tuple(page.rect))
-        if facts.text.right_to_left > 0.02:
+        if any(script_of(character) == "arabic" for line in lines for character in line.text[:40]):
             lines = lines_of(_raw_blocks(page))
-        return without_hidden_doubles(lines), facts
+        return lines
 
     def _by_ocr(self, page: Any, keep: Sequence[Line] = ()) -> tuple[list[Line], list[str]]:
         """Lines that OCR finds where there is no text that is kept."""
@@ -325,8 +327,22 @@ def _blocks(page: Any) -> list[dict[str, Any]]:
 
 
 def _raw_blocks(page: Any) -> list[dict[str, Any]]:
-    textpage = page.get_textpage(flags=_FLAGS & ~pymupdf.TEXT_COLLECT_VECTORS, clip=pymupdf.INFINITE_RECT())
+    textpage = page.get_textpage(flags=_FLAGS, clip=pymupdf.INFINITE_RECT())
     return list(textpage.extractRAWDICT()["blocks"])
+
+
+def _images(page: Any) -> list[Box]:
+    return [tuple(float(side) for side in info["bbox"]) for info in page.get_image_info()]
+
+
+def _drawings(page: Any) -> int:
+    return len(_PATHS.findall(page.read_contents()))
+
+
+def _blank(page: Any) -> bool:
+    """Whether there is nothing to see."""
+    scale = min(1.0, 600 / max(page.rect.width, page.rect.height, 1.0))
+    return bool(page.get_pixmap(matrix=pymupdf.Matrix(scale, scale), alpha=False).is_unicolor)
 
 
 def _rendered(page: Any, dpi: float) -> Any:
