@@ -111,7 +111,7 @@ def test_every_word_of_a_ruled_table_is_in_it_once(convert: Convert) -> None:
         for x, cell in enumerate(row):
             box = pymupdf.Rect(72 + 130 * x, 110 + 22 * y, 72 + 130 * (x + 1), 110 + 22 * (y + 1))
             page.draw_rect(box)
-            page.insert_text(box.tl + (6, 15), cell)
+            page.insert_text((box.x0 + 6, box.y0 + 15), cell)
     text = text_of(convert(made))
     assert all(text.count(cell) == 1 for row in rows for cell in row)
     assert "|Sort 3|3.10|3.90|" in text
