@@ -33,6 +33,11 @@ class Falls:
         left = max(0.0, self._timeout - self._spent.get(self._page, 0.0))
         return left / 2 if self._ways > 1 else left * 7 / 8 if self._ways else left
 
+    @property
+    def patience(self) -> float:
+        """Seconds for it where the child is kept from the cores by others: a cheaper way would be no quicker."""
+        return max(self.limit, 0.75 * max(0.0, self._timeout - self._spent.get(self._page, 0.0)))
+
     def dump(self) -> dict[str, list[dict[str, object]]]:
         """For the child."""
         return {str(page): [fall.model_dump(mode="json") for fall in falls] for page, falls in self._fallen.items()}
@@ -41,12 +46,15 @@ class Falls:
         """A page is begun that has so many cheaper ways left."""
         self._page, self._ways = page, ways
 
-    def take(self, error: ConversionError, whole: bool, seconds: float) -> bool:
+    def take(self, error: ConversionError, whole: bool, seconds: float, guilty: bool = False) -> bool:
         """Whether a child's end is only a page's: the engine goes on with a cheaper way.
+
+        Not where the machine was busy: what is missing is time, and the document is tried again.
 
         Args:
             whole: it was over the time of the whole document.
             seconds: since the page was begun.
+            guilty: it did next to nothing in them, or so much that a machine of its own would not have helped.
         """
         failure = error.failure
         fallen = sum(map(len, self._fallen.values()))
@@ -59,6 +67,8 @@ class Falls:
         ):
             return False
         starved = failure.category is Category.TIMEOUT and failure.retryable
+        if starved and not guilty:
+            return False
         fall = Fall(category=failure.category, reason=failure.message, starved=starved)
         self._fallen.setdefault(self._page, []).append(fall)
         self._spent[self._page] = self._spent.get(self._page, 0.0) + seconds

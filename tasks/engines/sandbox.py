@@ -36,6 +36,10 @@ KILLED_STARTS = 3
 """How often a child that was killed while it loaded its engine is replaced before the engine gets the blame."""
 
 _CPU_SLACK = 60.0
+_IDLE = 0.02
+"""Share of a core: who used less was not kept from it, but waited for what does not come."""
+_PLENTY = 1 / 6
+"""Share of a page's time: pages that use so much of a core's are rare enough to be taken for ones without an end."""
 
 
 class Aborted(PdfFlowsError):
@@ -81,6 +85,8 @@ class Sandbox:
         self._spare: ChildProcess | None = None
         self._aborted = False
         self._closed = False
+        self._guilty = False
+        """A child that was over its time would have been on a machine of its own, too."""
         self._page_seconds = 0.0
         """What the page in hand took when its child ended."""
 
@@ -164,7 +170,7 @@ class Sandbox:
                 break
             except ConversionError as error:
                 # What it left there is its successor's to make anew.
-                if not falls.take(error, isinstance(error, OutOfTime), self._page_seconds):
+                if not falls.take(error, isinstance(error, OutOfTime), self._page_seconds, self._guilty):
                     raise
                 _empty(scratch)
         try:
@@ -368,18 +374,23 @@ class Sandbox:
     ) -> dict[str, Any]:
         pages = 0
         falls.begin(0, 0)
+        page_limit = falls.limit
         begun = page_begun = time.monotonic()
         cpu = page_cpu = child.cpu_seconds()
         while True:
             until_document = begun + self._limits.document_timeout - spent
-            until_page = page_begun + falls.limit
+            until_page = page_begun + page_limit
             try:
                 message = child.receive(min(until_document, until_page) - time.monotonic())
             except queue.Empty:
                 whole = until_document <= until_page
+                busy = _starved(cpu if whole else page_cpu, child.cpu_seconds(), time.monotonic() - page_begun)
+                if not whole and busy and page_limit < falls.patience:
+                    page_limit = falls.patience
+                    continue
                 self._page_seconds = time.monotonic() - page_begun
                 self._timed_out(
-                    child, page, whole, begun if whole else page_begun, cpu if whole else page_cpu, falls.limit
+                    child, page, whole, begun if whole else page_begun, cpu if whole else page_cpu, page_limit
                 )
             if message is None:
                 self._page_seconds = time.monotonic() - page_begun
@@ -391,6 +402,7 @@ class Sandbox:
                         self._malformed()
                     page, pages = begun_page, of
                     falls.begin(page, ways)
+                    page_limit = falls.limit
                     page_begun, page_cpu = time.monotonic(), child.cpu_seconds()
                     if progress is not None:
                         progress(page, pages)
@@ -438,7 +450,9 @@ class Sandbox:
         wall = time.monotonic() - since
         cpu_now = child.cpu_seconds()
         # A child that got less than half of a core was starved by its neighbours: trying again can help.
-        starved = cpu_now is not None and cpu_before is not None and cpu_now - cpu_before < wall / 2
+        starved = _starved(cpu_before, cpu_now, wall)
+        used = None if cpu_now is None or cpu_before is None else cpu_now - cpu_before
+        self._guilty = used is not None and (used < _IDLE * wall or used > page_limit * _PLENTY)
         self.recycle()
         limit = self._limits.document_timeout if whole else page_limit
         what = "the document's time limit" if whole else f"the time limit of page {page}"
@@ -496,6 +510,10 @@ class _Kept:
     def finish(self, page: FinishedPage) -> None:
         self._pages[page.number] = page
         self._journal.finish(page)
+
+
+def _starved(cpu_before: float | None, cpu_now: float | None, wall: float) -> bool:
+    return cpu_now is not None and cpu_before is not None and cpu_now - cpu_before < wall / 2
 
 
 def _fitting(request: dict[str, Any], journal: Journal) -> dict[str, str]:
