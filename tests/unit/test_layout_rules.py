@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tasks.corpus.failures import Category
 from tasks.engines.layout.choice import MOST_DRAWINGS, MOST_FALLEN, Source, Way, after, plan
 from tasks.engines.layout.evidence import PageFacts, text_facts
-from tasks.engines.layout.headings import marks
+from tasks.engines.layout.headings import marks, stands_out, usual_size
 from tasks.engines.layout.markup import escaped, escaped_start, safe_link, styled
 from tasks.engines.layout.ocr import dpi_for, finer, sideways
 from tasks.engines.layout.prose import code, fenced, indents, joined, list_items, paragraph
@@ -234,6 +234,17 @@ def test_larger_headings_are_not_deeper(sizes: set[int]) -> None:
     found = marks(sizes)
     assert all(set(mark) == {"#"} and len(mark) <= 6 for mark in found.values())
     assert all(len(found[a]) <= len(found[b]) for a in sizes for b in sizes if a >= b)
+
+
+def test_a_short_paragraph_in_large_letters_is_a_heading() -> None:
+    body = [line(PROSE[:80], 0, 20 * n) for n in range(5)]
+    large = line("What follows", 0, 100, height=14.0)
+    assert usual_size([large, *body]) == 10.0
+    assert stands_out([large], 10.0)
+    assert not stands_out([large], 14.0)
+    assert not stands_out([line("It ends here.", 0, 100, height=14.0)], 10.0)
+    assert not stands_out([large] * 3, 10.0)
+    assert usual_size([]) == 0.0
 
 
 # -- tables ----------------------------------------------------------------------------------------------------------

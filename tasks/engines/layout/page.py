@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Any, Final
 
@@ -15,6 +15,7 @@ from tasks.engines.layout import ocr as ocr_rules
 from tasks.engines.layout import prose
 from tasks.engines.layout.choice import Plan, Source, Way, plan
 from tasks.engines.layout.evidence import PageFacts, page_facts, script_of
+from tasks.engines.layout.headings import stands_out, usual_size
 from tasks.engines.layout.markup import escaped_start
 from tasks.engines.layout.ocr import Reader, ReadLine
 from tasks.engines.layout.reading_order import Box, overlap, reading_order, union
@@ -208,7 +209,12 @@ class PageReader:
     def _composed(self, parts: Sequence[Region], words: Sequence[Word], height: float, *, rtl: bool) -> list[Block]:
         heads = sorted((part for part in parts if part.kind is Kind.HEADER), key=_from_top)
         feet = sorted((part for part in parts if part.kind is Kind.FOOTER), key=_from_top)
-        body = [part for part in parts if part.kind not in (Kind.HEADER, Kind.FOOTER)]
+        usual = usual_size(line for part in parts for line in part.lines)
+        body = [
+            replace(part, kind=Kind.HEADING) if part.kind is Kind.TEXT and stands_out(part.lines, usual) else part
+            for part in parts
+            if part.kind not in (Kind.HEADER, Kind.FOOTER)
+        ]
         order = reading_order([part.box for part in body], gutter=0.3 * height, line=height, right_to_left=rtl)
         blocks: list[Block] = []
         ordered = [*heads, *(body[number] for number in order), *feet]

@@ -58,7 +58,8 @@ def regions_of(raw: Sequence[Mapping[str, Any]]) -> list[Region]:
     found.sort(key=lambda region: -_area(region.box))
     kept: list[Region] = []
     for region in found:
-        inside = [other for other in kept if overlap(region.box, other.box) > _CONTAINED]
+        least = 0.99 if region.kind in (Kind.TITLE, Kind.HEADING) else _CONTAINED
+        inside = [other for other in kept if overlap(region.box, other.box) > least]
         if not inside or (region.kind is Kind.TABLE and all(other.kind is Kind.PICTURE for other in inside)):
             kept.append(region)
     return kept
