@@ -36,7 +36,7 @@ from tasks.corpus.ledger import LedgerWriter, Outcome, Publisher, Record, read_l
 from tasks.corpus.manifest import Row
 from tasks.corpus.paths import life as life_prefix
 from tasks.corpus.store import Store, content_sha256
-from tasks.engines.markdown import Origin, assemble, assemble_whole
+from tasks.engines.markdown import Origin, assemble, assemble_whole, page_ranges, ways_of
 from tasks.engines.protocol import EngineResult, Limits, Rendering
 from tasks.engines.sandbox import Aborted, OutOfTime
 from tasks.journal import DocumentJournal, Journals
@@ -240,6 +240,7 @@ class DocumentConverter:
             source_sha256=intent.source_sha256,
             pages=intent.pages,
             gaps=intent.gaps,
+            ways=intent.ways,
             publisher=Publisher(intent.worker, intent.attempt),
         )
 
@@ -382,6 +383,7 @@ class DocumentConverter:
         digest = hashlib.sha256(data).hexdigest()
         gaps = [page.number for page in pages if page.gap is not None]
         facts = {"sha256": digest, "pages": len(pages), "gaps": gaps, "source_sha256": state.source_sha256}
+        facts["ways"] = {way: page_ranges(numbers) for way, numbers in ways_of(pages).items()}
         intent = self._record(row, claim, Outcome.INTENT, **facts)
         with _store_phase(Phase.PUBLISH):
             own = self._patiently(self._publishing.publish, claim, data, assets, intent)

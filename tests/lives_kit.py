@@ -233,7 +233,11 @@ class InProcess:
                 raise Aborted
 
         done = {number: page.payload for number, page in journal.done.items()}
-        return self._engine.convert(pdf, scratch, passwords, self._limits, progress, Handover(done, finish))
+
+        def begun(page: int, pages: int, ways: int = 0) -> None:
+            progress(page, pages)
+
+        return self._engine.convert(pdf, scratch, passwords, self._limits, begun, Handover(done, finish))
 
     def recycle(self) -> None:
         """Nothing to replace."""

@@ -89,6 +89,8 @@ class Record(BaseModel):
     """Pages taken from a checkpoint of an earlier life."""
     gaps: list[int] = []
     """Pages that are named gaps in the output: the document is partial."""
+    ways: dict[str, str] = {}
+    """How the pages' text was come by, where the engine has several ways: the way -> its pages, such as "1-6,8"."""
     warnings: list[str] = []
     seconds: dict[str, float] = {}
     """fetch, engine, publish, total."""

@@ -106,15 +106,15 @@ def _serve(
     emit: Callable[[RenderedPage], None] | None,
 ) -> dict[str, Any]:
     from tasks.corpus.failures import Category, ConversionError, Phase
-    from tasks.engines.protocol import Handover
+    from tasks.engines.protocol import Fall, Handover
 
     pdf = Path(request["pdf"])
     reached = 0
 
-    def progress(page: int, pages: int) -> None:
+    def progress(page: int, pages: int, ways: int = 0) -> None:
         nonlocal reached
         reached = page
-        send(replies, {"kind": "progress", "page": page, "pages": pages})
+        send(replies, {"kind": "progress", "page": page, "pages": pages, "ways": ways})
 
     def finish(page: int, payload: str) -> None:
         send(replies, {"kind": "finished", "number": page, "payload": payload})
@@ -126,7 +126,11 @@ def _serve(
         elif request["op"] == "render":
             result = engine.render(pdf, request["passwords"], int(request["first"]), limits, emit)  # type: ignore[union-attr, arg-type]
         else:
-            handover = Handover({int(number): payload for number, payload in request["done"].items()}, finish)
+            handover = Handover(
+                {int(number): payload for number, payload in request["done"].items()},
+                finish,
+                {int(page): [Fall.model_validate(fall) for fall in falls] for page, falls in request["fallen"].items()},
+            )
             scratch = Path(request["scratch"])
             result = engine.convert(pdf, scratch, request["passwords"], limits, progress, handover)  # type: ignore[union-attr]
         reply = {"kind": "result", "result": result.model_dump(mode="json")}

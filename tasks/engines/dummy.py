@@ -17,6 +17,9 @@ and scripts its outcome, with words separated by blanks, such as `%PDF-dummy pag
     memory              allocates until the limit refuses
     raise               raises an exception that no engine should
     noise               prints 200 kB to stdout
+    on=N                the page that hangs, spins, crashes, exits, hoards memory or raises; 1 if not given
+    ways=N              N cheaper ways for each page: on that page all misbehave but the Nth, which works; the Nth is a gap if
+                        `gap` names the page
 """
 
 from __future__ import annotations
@@ -34,7 +37,7 @@ from tasks.corpus.failures import Category, ConversionError, Phase
 from tasks.engines.protocol import Asset, EngineResult, Handover, Inspection, Limits, Page, Progress
 
 MARK: Final = b"%PDF-dummy"
-ENGINE_VERSION: Final = "1"
+ENGINE_VERSION: Final = "2"
 """Changed when the same document gives another text, or a page's payload is another."""
 
 _ON_OPENING: Final = frozenset(
@@ -99,12 +102,7 @@ class DummyEngine:
         for number in range(1, settings.pages + 1):
             page = handover.known(number, Page)
             if page is None:
-                progress(number, settings.pages)
-                self._misbehave(script, pdf, converting=True)
-                _spend(settings.seconds, settings.cpu)
-                missing = script.get("gap") == str(number)
-                text = "" if missing else _filler(number, settings.text_bytes)
-                page = Page(number=number, text=text, gap="the script says so" if missing else None)
+                page = self._page(number, script, settings, pdf, progress, handover)
                 handover.finish(number, page.model_dump_json())
             pages.append(page)
         digest = hashlib.sha256(pdf.read_bytes()).hexdigest()
@@ -112,6 +110,26 @@ class DummyEngine:
         if pages and assets:
             pages[0].text += "\n\n" + "\n".join(f"![]({asset.placeholder})" for asset in assets)
         return EngineResult(pages=pages, assets=assets, warnings=["the script says so"] if "warn" in script else [])
+
+    def _page(
+        self,
+        number: int,
+        script: dict[str, str],
+        settings: DummyOptions,
+        pdf: Path,
+        progress: Progress,
+        handover: Handover,
+    ) -> Page:
+        falls, ways = handover.fallen.get(number, ()), int(script.get("ways", 0))
+        progress(number, settings.pages, ways - len(falls))
+        if number == int(script.get("on", 1)) and (ways == 0 or len(falls) < ways):
+            self._misbehave(script, pdf, converting=True)
+        _spend(settings.seconds, settings.cpu)
+        missing = script.get("gap") == str(number)
+        text = "" if missing else _filler(number, settings.text_bytes)
+        cause = falls[0].reason if falls else "the script says so"
+        way = f"way {len(falls) + 1}" if ways else None
+        return Page(number=number, text=text, gap=cause if missing else None, way=way)
 
     def _settings(self, script: dict[str, str]) -> DummyOptions:
         given = {key: value for key, value in script.items() if key in DummyOptions.model_fields}

@@ -38,6 +38,26 @@ def gap(page: int, reason: str) -> str:
     return f"[page {page} could not be converted: {' '.join(clean(reason).split())}]"
 
 
+def ways_of(pages: Sequence[Page]) -> dict[str, list[int]]:
+    """The numbers of the pages whose text was come by in each way; those without a way are left out."""
+    ways: dict[str, list[int]] = {}
+    for page in sorted(pages, key=lambda page: page.number):
+        if page.way is not None:
+            ways.setdefault(page.way, []).append(page.number)
+    return ways
+
+
+def page_ranges(numbers: Sequence[int]) -> str:
+    """Ascending numbers, such as "1-6,8,10-11"."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
+
+
 def assemble(pages: Sequence[Page], rendering: Rendering, origin: Origin) -> str:
     """The document's Markdown: encodes as UTF-8, ends in exactly one newline.
 

@@ -5,7 +5,7 @@ Engines run inside the sandbox's child process (tasks/engines/child.py): they ma
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from tasks.corpus.failures import Category
 from tasks.engines.pagememory import RenderedPage
 
 
@@ -64,6 +65,8 @@ class Page(BaseModel):
     text: str
     gap: str | None = None
     """Why the page is missing; the document is then partial."""
+    way: str | None = None
+    """How its text was come by, in a word, where the engine has several ways."""
 
 
 class Asset(BaseModel):
@@ -95,8 +98,29 @@ class Inspection(BaseModel):
     """It was encrypted (and opened, with a password or without one)."""
 
 
-Progress = Callable[[int, int], None]
-"""Called with (page just begun, 1-based; pages in all): each call restarts the page's clock."""
+class Progress(Protocol):
+    """Tells that a page is begun, which restarts the page's clock."""
+
+    def __call__(self, page: int, pages: int, ways: int = 0) -> None:
+        """Page `page`, 1-based, of `pages` is begun.
+
+        `ways`: how many cheaper ways the engine has for the page should this one cost its process, a named gap among them. With
+        one or more, the loss of the process is not the document's failure: the engine is asked again, and learns of the fall.
+        """
+        ...
+
+
+class Fall(BaseModel):
+    """A process that was lost over a page."""
+
+    model_config = ConfigDict(frozen=True)
+
+    category: Category
+    """CRASHED, MEMORY or TIMEOUT."""
+    reason: str
+    starved: bool = False
+    """Of a TIMEOUT: it got less than half of a core, so the same way can do better the next time."""
+
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -139,6 +163,8 @@ class Handover:
     """Payloads that the same engine finished for the same document earlier, by page number: not to be converted again."""
     finish: Callable[[int, str], None] = lambda number, payload: None
     """Called with (page, payload) as soon as a page is done that was not in `done`. May not return."""
+    fallen: Mapping[int, Sequence[Fall]] = field(default_factory=dict)
+    """Processes that were lost over pages of this document just now, the first one first, by page number."""
 
     def known(self, number: int, model: type[M]) -> M | None:
         """The page's payload, if it is done and makes sense."""

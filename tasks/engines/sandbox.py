@@ -2,7 +2,8 @@
 
 A child is a fresh interpreter without credentials (tasks/engines/confine.py says what else it lacks). It is replaced after
 a number of documents, after a document whose conversion failed, and when it has grown; its successor warms up while the worker
-publishes. The death of a child is a record, never a crash of the worker.
+publishes. The death of a child is a record, never a crash of the worker; where the engine has a cheaper way for the page in
+hand, it is not even the document's failure: the next child goes on behind the pages that are done, and takes that way.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import signal
 import stat
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, Self
@@ -23,6 +24,7 @@ from pydantic import ValidationError
 
 from tasks.corpus.failures import Category, ConversionError, Failure, PdfFlowsError, Phase
 from tasks.engines import confine, frames, memory
+from tasks.engines.falls import Falls
 from tasks.engines.pagememory import PageMemory, RenderedPage
 from tasks.engines.process import ChildProcess
 from tasks.engines.protocol import UNKEPT, EngineName, EngineResult, FinishedPage, Inspection, Journal, Limits
@@ -34,6 +36,10 @@ KILLED_STARTS = 3
 """How often a child that was killed while it loaded its engine is replaced before the engine gets the blame."""
 
 _CPU_SLACK = 60.0
+_IDLE = 0.02
+"""Share of a core: who used less was not kept from it, but waited for what does not come."""
+_PLENTY = 1 / 6
+"""Share of a page's time: pages that use so much of a core's are rare enough to be taken for ones without an end."""
 
 
 class Aborted(PdfFlowsError):
@@ -79,6 +85,10 @@ class Sandbox:
         self._spare: ChildProcess | None = None
         self._aborted = False
         self._closed = False
+        self._guilty = False
+        """A child that was over its time would have been on a machine of its own, too."""
+        self._page_seconds = 0.0
+        """What the page in hand took when its child ended."""
 
     def __enter__(self) -> Self:
         self.start()
@@ -150,7 +160,19 @@ class Sandbox:
             message = f"over the document's time limit, {limit:g} s, before it was taken up again"
             raise OutOfTime.of(Category.TIMEOUT, Phase.CONVERT, message, retryable=False)
         scratch.mkdir(exist_ok=True)
-        reply = self._request("convert", pdf, scratch, passwords, progress, journal=journal, spent=spent)
+        kept, falls, begun = _Kept(journal), Falls(self._limits.page_timeout), time.monotonic()
+        while True:
+            so_far = spent + time.monotonic() - begun
+            try:
+                reply = self._request(
+                    "convert", pdf, scratch, passwords, progress, journal=kept, spent=so_far, falls=falls
+                )
+                break
+            except ConversionError as error:
+                # What it left there is its successor's to make anew.
+                if not falls.take(error, isinstance(error, OutOfTime), self._page_seconds, self._guilty):
+                    raise
+                _empty(scratch)
         try:
             result = EngineResult.model_validate(reply)
         except ValidationError:
@@ -273,6 +295,7 @@ class Sandbox:
         journal: Journal = UNKEPT,
         first: int = 1,
         spent: float = 0.0,
+        falls: Falls | None = None,
     ) -> Any:
         pdf = pdf.resolve()
         for path in (pdf, *([scratch.resolve()] if scratch else [])):
@@ -301,9 +324,11 @@ class Sandbox:
             "first": first,
             "cpu": self._limits.document_timeout * self._threads + _CPU_SLACK,
         }
-        child.send(request | {"done": _fitting(request, journal)})
+        falls = falls or Falls(self._limits.page_timeout)
+        asked = request | {"fallen": falls.dump()}
+        child.send(asked | {"done": _fitting(asked, journal)})
         try:
-            reply = self._await(child, progress, on_page, journal, first, spent)
+            reply = self._await(child, progress, on_page, journal, first, spent, falls)
         except ConversionError:
             raise
         except Aborted:
@@ -345,26 +370,39 @@ class Sandbox:
         journal: Journal,
         page: int,
         spent: float,
+        falls: Falls,
     ) -> dict[str, Any]:
         pages = 0
+        falls.begin(0, 0)
+        page_limit = falls.limit
         begun = page_begun = time.monotonic()
         cpu = page_cpu = child.cpu_seconds()
         while True:
             until_document = begun + self._limits.document_timeout - spent
-            until_page = page_begun + self._limits.page_timeout
+            until_page = page_begun + page_limit
             try:
                 message = child.receive(min(until_document, until_page) - time.monotonic())
             except queue.Empty:
                 whole = until_document <= until_page
-                self._timed_out(child, page, whole, begun if whole else page_begun, cpu if whole else page_cpu)
+                busy = _starved(cpu if whole else page_cpu, child.cpu_seconds(), time.monotonic() - page_begun)
+                if not whole and busy and page_limit < falls.patience:
+                    page_limit = falls.patience
+                    continue
+                self._page_seconds = time.monotonic() - page_begun
+                self._timed_out(
+                    child, page, whole, begun if whole else page_begun, cpu if whole else page_cpu, page_limit
+                )
             if message is None:
+                self._page_seconds = time.monotonic() - page_begun
                 self._died(child, page)
             match message.get("kind"):
                 case "progress":
-                    begun_page, of = message.get("page"), message.get("pages")
-                    if not isinstance(begun_page, int) or not isinstance(of, int):
+                    begun_page, of, ways = message.get("page"), message.get("pages"), message.get("ways")
+                    if not isinstance(begun_page, int) or not isinstance(of, int) or not isinstance(ways, int):
                         self._malformed()
                     page, pages = begun_page, of
+                    falls.begin(page, ways)
+                    page_limit = falls.limit
                     page_begun, page_cpu = time.monotonic(), child.cpu_seconds()
                     if progress is not None:
                         progress(page, pages)
@@ -382,6 +420,7 @@ class Sandbox:
                 case "finished" if on_page is None:
                     self._finished(message, pages, journal, spent + time.monotonic() - begun)
                 case "result" | "failure":
+                    self._page_seconds = time.monotonic() - page_begun
                     return message
                 case _:
                     self._malformed()
@@ -406,14 +445,16 @@ class Sandbox:
         child.kill()
 
     def _timed_out(
-        self, child: ChildProcess, page: int, whole: bool, since: float, cpu_before: float | None
+        self, child: ChildProcess, page: int, whole: bool, since: float, cpu_before: float | None, page_limit: float
     ) -> NoReturn:
         wall = time.monotonic() - since
         cpu_now = child.cpu_seconds()
         # A child that got less than half of a core was starved by its neighbours: trying again can help.
-        starved = cpu_now is not None and cpu_before is not None and cpu_now - cpu_before < wall / 2
+        starved = _starved(cpu_before, cpu_now, wall)
+        used = None if cpu_now is None or cpu_before is None else cpu_now - cpu_before
+        self._guilty = used is not None and (used < _IDLE * wall or used > page_limit * _PLENTY)
         self.recycle()
-        limit = self._limits.document_timeout if whole else self._limits.page_timeout
+        limit = self._limits.document_timeout if whole else page_limit
         what = "the document's time limit" if whole else f"the time limit of page {page}"
         message = f"over {what}, {limit:g} s" + (" (the machine was busy)" if starved else "")
         kind = OutOfTime if whole else ConversionError
@@ -453,6 +494,28 @@ class Sandbox:
             asset.path = folder / asset.path.name
 
 
+class _Kept:
+    """A journal whose pages are there for the next child even where nobody else keeps them."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._pages: dict[int, FinishedPage] = {}
+        self.spent = journal.spent
+        self.begin, self.stops = journal.begin, journal.stops
+
+    @property
+    def done(self) -> Mapping[int, FinishedPage]:
+        return {**self._pages, **self._journal.done}
+
+    def finish(self, page: FinishedPage) -> None:
+        self._pages[page.number] = page
+        self._journal.finish(page)
+
+
+def _starved(cpu_before: float | None, cpu_now: float | None, wall: float) -> bool:
+    return cpu_now is not None and cpu_before is not None and cpu_now - cpu_before < wall / 2
+
+
 def _fitting(request: dict[str, Any], journal: Journal) -> dict[str, str]:
     """What the journal has, for the child; nothing where that is no frame: the document begins anew, then."""
     done = {str(number): page.payload for number, page in journal.done.items()}
@@ -473,6 +536,14 @@ def _end(status: int | None) -> str:
         return f"was ended by {signal.Signals(-status).name}"
     except ValueError:
         return f"was ended by signal {-status}"
+
+
+def _empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _is_plain_file(path: Path) -> bool:

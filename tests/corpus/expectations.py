@@ -29,18 +29,8 @@ REFUSALS: dict[str, set[Category | None]] = {
 }
 """What each expectation of the manifest allows; None is a conversion."""
 
-KNOWN: dict[str, Category] = {
-    "hostile/pj-bug1978317.pdf": Category.TIMEOUT,
-    "hostile/x-flate-bomb-1gb.pdf": Category.TIMEOUT,
-    "hostile/x-grid-120x120.pdf": Category.TIMEOUT,
-    "hostile/x-rotate-45.pdf": Category.NO_TEXT,
-    "poster/ol-map1.pdf": Category.TIMEOUT,
-    "rotated/us-rotated-page-90.pdf": Category.NO_TEXT,
-    "script/deb-lshort-persian.pdf": Category.TIMEOUT,
-    "script/pj-vertical.pdf": Category.NO_TEXT,
-    "tiny/pj-hello_world_rotated.pdf": Category.NO_TEXT,
-}
-"""Good documents on which plain pymupdf4llm hangs or returns nothing, and how they fail."""
+KNOWN: dict[str, Category] = {}
+"""Good documents that fail, and how: none."""
 
 
 def manifest() -> list[dict[str, str]]:

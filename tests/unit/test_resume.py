@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import random
 import signal
@@ -15,7 +14,6 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pymupdf
@@ -31,6 +29,8 @@ from tasks.corpus.runs import RunSpec
 from tasks.document import DocumentConverter
 from tasks.engines import opening
 from tasks.engines.layout import engine as layout
+from tasks.engines.layout.choice import Way
+from tasks.engines.layout.page import Block, Read
 from tasks.engines.protocol import EngineName, EngineResult, FinishedPage, Handover, Limits
 from tasks.engines.sandbox import Aborted, OutOfTime, Sandbox
 from tasks.worker import Worker, WorkerSettings
@@ -186,29 +186,6 @@ def booklet() -> bytes:
         return bytes(made.tobytes())
 
 
-ALL_AT_ONCE = """
-    import json, sys
-    import pymupdf, pymupdf4llm
-
-    with pymupdf.open(sys.argv[1]) as document:
-        small = [page.number for page in document if page.rect.width < 2000]
-        chunks = pymupdf4llm.to_markdown(document, page_chunks=True, pages=small, use_ocr=False)
-    texts = {chunk["metadata"]["page_number"]: chunk["text"] for chunk in chunks}
-    json.dump(texts, open(sys.argv[2], "w"))
-"""
-
-
-def test_the_pages_of_a_layout_document_are_those_that_the_library_gives_all_at_once(
-    sandbox: Callable[..., Sandbox], tmp_path: Path
-) -> None:
-    (tmp_path / "in.pdf").write_bytes(booklet())
-    command = [sys.executable, "-c", textwrap.dedent(ALL_AT_ONCE), tmp_path / "in.pdf", tmp_path / "out.json"]
-    subprocess.run(command, check=True, capture_output=True)
-    expected = json.loads((tmp_path / "out.json").read_text())
-    result = converted(sandbox(EngineName.LAYOUT, max_pixels=4_000_000), booklet(), Kept())
-    assert {str(page.number): page.text for page in result.pages if page.number != 6} == expected
-
-
 def test_a_layout_document_is_the_same_wherever_it_was_cut(sandbox: Callable[..., Sandbox]) -> None:
     """Though the level of a heading depends on the font sizes of all pages."""
     one = sandbox(EngineName.LAYOUT, max_pixels=4_000_000)
@@ -227,55 +204,42 @@ def test_a_layout_document_is_the_same_wherever_it_was_cut(sandbox: Callable[...
         assert sorted(rest.pages) == list(range(cut + 1, count + 1))
 
 
-class RaisingLibrary:
-    """Lays pages out as their number, fails to read the first and the third one's image, and raises on some."""
+class RaisingReader:
+    """Reads pages as their number; raises on some, in one way or in all."""
 
-    def __init__(self, *raises: int) -> None:
+    def __init__(self, raises: dict[int, set[Way]]) -> None:
         self.raises = raises
 
-    def parse_document(self, document: Any, *, pages: list[int], ocr_function: Any, **_: Any) -> Any:
-        number = pages[0] + 1
-        if number in (1, 3):
-            ocr_function(document.load_page(pages[0]))
-        if number in self.raises:
+    def read(self, page: Any, way: Way, *, render: bool = True) -> Read:
+        number = page.number + 1
+        if way in self.raises.get(number, ()):
             raise RuntimeError(f"bad page {number}")
-        chunk = {"text": f"laid {number}\n\n", "page_boxes": []}
-        return SimpleNamespace(pages=[SimpleNamespace(boxes=[])], to_markdown=lambda page_chunks: [chunk])
-
-    def update_header_tags(self, pages: Any, sizes: set[int]) -> None:
-        assert not sizes
+        return Read([Block(f"{way} {number}")], way)
 
 
-def test_pages_on_which_the_library_raises_give_their_text_layer_wherever_the_document_was_cut(tmp_path: Path) -> None:
+def test_pages_that_fail_in_one_way_go_a_cheaper_one_wherever_the_document_was_cut(tmp_path: Path) -> None:
     pdf = tmp_path / "in.pdf"
     with pymupdf.open() as made:
         for number in range(1, 8):
             made.new_page().insert_text((72, 72), f"layer {number}")
         made.save(pdf)
 
-    def no_ocr(page: Any) -> None:
-        raise ValueError("no model")
-
-    def run(known: dict[int, str], *raises: int) -> tuple[EngineResult, dict[int, str]]:
+    def run(known: dict[int, str]) -> tuple[EngineResult, dict[int, str]]:
         kept: dict[int, str] = {}
-        ocr = layout._GuardedOcr(opening.reason)
-        ocr._run = no_ocr
-        library: Any = RaisingLibrary(*raises)
-        conversion = layout._Conversion(opening, library, ocr, layout.LayoutOptions(), Limits(), pdf, [])
-        return conversion.run(lambda page, pages: None, Handover(known, kept.__setitem__)), kept
+        one = {Way.LAYOUT}
+        reader: Any = RaisingReader({2: one, 4: one | {Way.TEXT}, 5: one | {Way.TEXT, Way.OCR}})
+        conversion = layout.Conversion(opening, reader, Limits(), pdf, [])
+        return conversion.run(lambda page, pages, ways=0: None, Handover(known, kept.__setitem__)), kept
 
-    whole, kept = run({}, 2, 4, 5)
+    whole, kept = run({})
     texts = [page.text.strip() for page in whole.pages]
-    assert texts == ["laid 1", "layer 2", "laid 3", "layer 4", "layer 5", "layer 6", "layer 7"]
-    assert whole.warnings == [
-        "page 1: no OCR: ValueError: no model",
-        "page 3: no OCR: ValueError: no model",
-        "page 2: text layer only: RuntimeError: bad page 2",
-        "page 4: text layer only: RuntimeError: bad page 4",
-        *(f"page {number}: text layer only: RuntimeError: bad page 5" for number in (5, 6, 7)),
-    ]
+    # After the third page that failed, the layout way is not tried again.
+    assert texts == ["layout 1", "text 2", "layout 3", "ocr 4", "", "text 6", "text 7"]
+    assert [page.way for page in whole.pages] == ["layout", "text", "layout", "ocr", "gap", "text", "text"]
+    assert [page.number for page in whole.pages if page.gap] == [5]
+    assert "page 2: RuntimeError: bad page 2; text instead" in whole.warnings
     for cut in range(8):
-        assert run({number: kept[number] for number in range(1, cut + 1)}, 2, 4, 5)[0] == whole
+        assert run({number: kept[number] for number in range(1, cut + 1)})[0] == whole
 
 
 CORPUS = Path(os.environ.get("PDF_FLOWS_CORPUS") or ROOT / "../shared/corpus").resolve()

@@ -75,7 +75,7 @@ def gone(pid: int, within: float = 3.0) -> bool:
 class TestConversion:
     def test_pages_progress_assets_and_warnings_come_through(self, dummy: MakeSandbox, tmp_path: Path) -> None:
         sandbox = dummy()
-        assert sandbox.ready() == {"dummy": "1"}
+        assert sandbox.ready() == {"dummy": "2"}
         seen: list[tuple[int, int]] = []
         out = tmp_path / "scratch" / "out"
         pdf = document(tmp_path, "pages=3 gap=2 assets=2 warn")

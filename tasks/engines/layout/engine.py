@@ -1,35 +1,37 @@
-"""The layout engine: plain pymupdf4llm 2.0 (layout mode) with its own decision about OCR.
+"""The layout engine: pages to Markdown on a CPU, each by the best way that it allows.
 
-It is given one page at a time, so that each can be handed over as soon as it is done. A page's Markdown depends on the others
-in one thing: the levels of headings are those of the document's font sizes, and come last.
-
-Around it: the progress of pages, refusal of pages that are too large to render, and a way down for pages on which the library
-raises: they (and all that follow a third one) give their plain text layer instead, with a warning.
+A page's parts come from PyMuPDF's layout model, its text from the text layer or from RapidOCR, as the evidence of the page says
+(`choice.py`); what is put together of them is this engine's own. A page that fails in one way is tried in a cheaper one, and
+where it costs the process, the sandbox asks again and says so. Each page is handed over as soon as it is done: its Markdown
+depends on the others in one thing, the levels of headings, which are those of the document's font sizes and come last.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from importlib.metadata import version
-from itertools import compress, pairwise
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
-from typing import Any, Final, Self
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from tasks.corpus.failures import Category, ConversionError, Phase
 from tasks.engines import memory
 from tasks.engines.layout import threads as thread_bounds
+from tasks.engines.layout.choice import Way, after
+from tasks.engines.layout.headings import marks
+from tasks.engines.layout.ocr import Reader
 from tasks.engines.markdown import clean
 from tasks.engines.protocol import EngineResult, Handover, Inspection, Limits, Page, Progress
 
-ENGINE_VERSION: Final = "1"
+if TYPE_CHECKING:
+    from tasks.engines.layout.page import PageReader, Read
+
+ENGINE_VERSION: Final = "2"
 """Of this engine's own code: changed when the same libraries give another text, or a page's payload is another."""
 _LIBRARIES: Final = ("pymupdf", "pymupdf4llm", "pymupdf-layout", "rapidocr", "onnxruntime", "opencv-python-headless")
-_MOST_RAISED: Final = 3
-_HEADINGS: Final = frozenset({"title", "section-header"})
 _VISIBLE = re.compile(r"\S")
 
 
@@ -39,9 +41,9 @@ class LayoutOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     ocr: bool = True
-    """RapidOCR on the pages where the library decides that it is needed."""
+    """RapidOCR on the pages whose text layer is missing, or not to be trusted."""
     ocr_dpi: int = 150
-    """Resolution at which pages are rendered for OCR."""
+    """Resolution at which pages are first rendered for OCR; where the text is small, they are rendered again."""
 
 
 class LayoutEngine:
@@ -50,19 +52,21 @@ class LayoutEngine:
     name = "layout"
 
     def __init__(self, options: LayoutOptions, threads: int) -> None:
+        # Importing PyMuPDF loads its layout model: not before the threads are bounded.
         thread_bounds.bound(threads)
-        from pymupdf4llm.helpers import document_layout, utils
+        import pymupdf
+        import pymupdf.layout  # gives `Page.get_layout` its model
 
         from tasks.engines import opening
+        from tasks.engines.layout.page import PageReader
 
         self._options = options
         self._opening: ModuleType = opening
-        self._library: ModuleType = document_layout
-        self._ocr = _GuardedOcr(opening.reason)
-        # It loads every page and walks the form tree of the document for a table that Markdown never shows.
-        utils.extract_form_fields_with_pages = lambda *_args, **_kwargs: {}
-        document_layout.pymupdf.TOOLS.mupdf_display_errors(False)
-        document_layout.pymupdf.TOOLS.mupdf_display_warnings(False)
+        self._ocr = Reader() if options.ocr else None
+        self._make_reader = PageReader
+        pymupdf.TOOLS.unset_quad_corrections(True)
+        pymupdf.TOOLS.mupdf_display_errors(False)
+        pymupdf.TOOLS.mupdf_display_warnings(False)
 
     @property
     def versions(self) -> dict[str, str]:
@@ -82,29 +86,8 @@ class LayoutEngine:
         self, pdf: Path, scratch: Path, passwords: list[str], limits: Limits, progress: Progress, handover: Handover
     ) -> EngineResult:
         """Convert one document. Raises ConversionError; MemoryError and the like pass."""
-        conversion = _Conversion(self._opening, self._library, self._ocr, self._options, limits, pdf, passwords)
-        return conversion.run(progress, handover)
-
-
-class _GuardedOcr:
-    """pymupdf4llm's own OCR function, but an error in it costs the page its OCR and not the document its conversion."""
-
-    def __init__(self, reason: Callable[[BaseException], str]) -> None:
-        self._reason = reason
-        self._run: Callable[..., None] | None = None
-        self.reasons: list[str] = []
-        """Why there is none, of the pages since it was emptied."""
-
-    def __call__(self, page: Any, **kwargs: Any) -> None:
-        if self._run is None:
-            # RapidOCR takes longer to import than all the rest, and most documents never need it.
-            from pymupdf4llm.ocr import rapidocr_api
-
-            self._run = rapidocr_api.exec_ocr
-        try:
-            self._run(page, **kwargs)
-        except Exception as error:  # noqa: BLE001 - MuPDF, NumPy, OpenCV and ONNX each raise their own
-            self.reasons.append(self._reason(error))
+        reader = self._make_reader(self._ocr, self._options.ocr_dpi, limits.max_pixels)
+        return Conversion(self._opening, reader, limits, pdf, passwords).run(progress, handover)
 
 
 class LaidPage(BaseModel):
@@ -116,13 +99,14 @@ class LaidPage(BaseModel):
     """The text before, between and behind the places where the marks of headings go."""
     sizes: list[int] = []
     """Font sizes of the headings, in points."""
-    plain: str | None = None
-    """Why it is only the text layer."""
-    raised: bool = False
-    """Because the library raised."""
+    way: Way = Way.LAYOUT
+    notes: list[str] = []
+    """What is worth a warning."""
+    failed: bool = False
+    """The layout way was tried first and failed."""
     gap: str | None = None
-    ocr: list[str] = []
-    """Why it has no OCR."""
+    category: Category = Category.DAMAGED
+    """Of the gap."""
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -131,45 +115,38 @@ class LaidPage(BaseModel):
         return self
 
 
-class _Conversion:
-    """One document's way through the library and, where that raises, down to its text layer."""
+class Conversion:
+    """One document's way through the pages' ways."""
 
     def __init__(
-        self,
-        opening: ModuleType,
-        library: ModuleType,
-        ocr: _GuardedOcr,
-        options: LayoutOptions,
-        limits: Limits,
-        pdf: Path,
-        passwords: list[str],
+        self, opening: ModuleType, reader: PageReader, limits: Limits, pdf: Path, passwords: list[str]
     ) -> None:
-        self._opening, self._library, self._ocr = opening, library, ocr
-        self._options, self._limits = options, limits
+        self._opening, self._reader, self._limits = opening, reader, limits
         self._pdf, self._passwords = pdf, passwords
         self._document = self._open()
-        self._raised: list[str] = []
-        """Why the library raised, page after page."""
+        self._trouble = 0
+        """Pages on which the layout way failed."""
         self._same: dict[int, LaidPage] = {}
         """Pages by their object's number in the file: one that occurs twice was changed when it was converted."""
 
     def run(self, progress: Progress, handover: Handover) -> EngineResult:
+        """Page after page."""
         try:
             count = self._document.page_count
             done = {number: page for number in handover.done if (page := handover.known(number, LaidPage)) is not None}
             # Of all pages: a broken one can make MuPDF repair the file, and what comes then must not depend on what was done.
-            lost, plain = self._survey(range(1, count + 1))
+            lost, large = self._survey(range(1, count + 1))
             if len(lost) == count:
-                raise self._unreadable(Phase.OPEN, lost[1])
+                raise self._unreadable(Phase.OPEN, Category.DAMAGED, lost[1])
             pages = []
             for number in range(1, count + 1):
                 page = done.get(number)
                 if page is None:
-                    progress(number, count)
-                    page = self._page(number, lost.get(number), plain.get(number))
+                    way, left = after(handover.fallen.get(number, ()), self._trouble)
+                    progress(number, count, left)
+                    page = self._page(number, way, lost.get(number), large.get(number), handover)
                     handover.finish(number, page.model_dump_json())
-                if page.raised:
-                    self._raised.append(page.plain or "")
+                self._trouble += page.failed
                 self._same.setdefault(self._object(number), page)
                 pages.append(page)
             return self._result(pages)
@@ -181,7 +158,7 @@ class _Conversion:
 
     def _survey(self, numbers: Iterable[int]) -> tuple[dict[int, str], dict[int, str]]:
         """The pages that cannot be loaded, and those that are too large to render (at 72 dpi: a pixel a point); why."""
-        lost, plain = {}, {}
+        lost, large = {}, {}
         for number in numbers:
             try:
                 rect = self._document.load_page(number - 1).rect
@@ -189,8 +166,8 @@ class _Conversion:
                 lost[number] = self._opening.reason(error)
                 continue
             if rect.width * rect.height > self._limits.max_pixels:
-                plain[number] = f"too large to render ({rect.width:.0f} x {rect.height:.0f} points)"
-        return lost, plain
+                large[number] = f"too large to render ({rect.width:.0f} x {rect.height:.0f} points)"
+        return lost, large
 
     def _object(self, number: int) -> int:
         """The page's object in the file; a number of its own where that is broken."""
@@ -199,87 +176,78 @@ class _Conversion:
         except self._opening.DAMAGE:
             return -number
 
-    def _page(self, number: int, lost: str | None, plain: str | None) -> LaidPage:
+    def _page(self, number: int, way: Way, lost: str | None, large: str | None, handover: Handover) -> LaidPage:
         if lost is not None:
-            return LaidPage(gap=lost)
+            return LaidPage(gap=lost, way=Way.GAP)
         if (same := self._same.get(self._object(number))) is not None:
             return same
-        if plain is not None:
-            return self._text_layer(number, plain)
-        if len(self._raised) >= _MOST_RAISED:
-            return self._text_layer(number, self._raised[-1])
-        self._ocr.reasons = []
-        try:
-            return self._laid(number)
-        except Exception as error:  # noqa: BLE001 - what it raises on a document is not its to choose
-            reason = self._opening.reason(error)
-        # What it did to the page so far (OCR text, rotation) must not show.
-        self._document.close()
-        self._document = self._open()
-        return self._text_layer(number, reason, raised=True)
-
-    def _laid(self, number: int) -> LaidPage:
-        """The page by the library: as it does a whole document's, but the levels of the headings."""
-        found = self._library.parse_document(
-            self._document,
-            pages=[number - 1],
-            force_text=True,
-            use_ocr=self._options.ocr,
-            ocr_dpi=self._options.ocr_dpi,
-            ocr_function=self._ocr,
-        )
-        boxes = found.pages[0].boxes
-        headings = [box.boxclass in _HEADINGS for box in boxes]
-        for box in compress(boxes, headings):
-            box.header_level = 0
-        (chunk,) = found.to_markdown(page_chunks=True)
-        text, sizes = chunk["text"], [int(box.max_fontsize) for box in compress(boxes, headings)]
-        places = [int(box["pos"][0]) for box in compress(chunk["page_boxes"], headings)]
-        parts = [clean(text[start:end]) for start, end in pairwise([0, *places, len(text)])]
-        return LaidPage(parts=parts, sizes=sizes, ocr=self._ocr.reasons)
+        falls = handover.fallen.get(number, ())
+        notes = [fall.reason for fall in falls]
+        failed = bool(falls) and way is not Way.LAYOUT
+        if large is not None and way is Way.LAYOUT:
+            way, notes = Way.TEXT, [*notes, large]
+        reasons: list[str] = []
+        for one in _from(way):
+            if one is Way.GAP:
+                break
+            try:
+                read = self._reader.read(self._document.load_page(number - 1), one, render=large is None)
+            except Exception as error:  # what a library raises on a document is not its to choose
+                if memory.error_says_so(error) and one is not Way.OCR:
+                    raise
+                reasons.append(self._opening.reason(error))
+                failed = failed or one is Way.LAYOUT
+                # What was done to the page so far (rotation) must not show.
+                self._document.close()
+                self._document = self._open()
+                continue
+            if read.blocks or one is Way.LAYOUT or (one is Way.OCR and not (falls or reasons)):
+                return _laid(read, notes + [f"{reason}; {read.way} instead" for reason in reasons], failed)
+            if one is Way.OCR:
+                break
+        cause = falls[0].reason if falls else reasons[0] if reasons else large or "no way leads to its text"
+        category = falls[0].category if falls else Category.DAMAGED
+        if not falls and not reasons:
+            return LaidPage(way=Way.TEXT, notes=notes)
+        return LaidPage(gap=cause, way=Way.GAP, failed=failed, category=category)
 
     def _result(self, laid: list[LaidPage]) -> EngineResult:
-        marks = self._marks({size for page in laid for size in page.sizes})
-        warnings = [f"page {number}: no OCR: {reason}" for number, page in enumerate(laid, 1) for reason in page.ocr]
+        levels = marks({size for page in laid for size in page.sizes})
+        warnings, pages = [], []
         if attached := self._opening.attachments(self._document):
             warnings.append(f"{attached} attached file(s) not converted")
-        pages = []
         for number, page in enumerate(laid, 1):
-            if page.plain is not None:
-                warnings.append(f"page {number}: text layer only: {page.plain}")
-            marked = zip([marks[size] for size in page.sizes], page.parts[1:], strict=True)
-            text = page.parts[0] + "".join(mark + part for mark, part in marked)
-            pages.append(Page(number=number, text=text, gap=page.gap))
-        if all(page.gap is not None for page in pages):
-            raise self._unreadable(Phase.CONVERT, pages[0].gap or "")
-        if not any(_VISIBLE.search(page.text) for page in pages) and self._has_text():
-            raise ConversionError.of(
-                Category.NO_TEXT, Phase.CONVERT, "the pages have text, and the engine returned none"
-            )
+            warnings += [f"page {number}: {note}" for note in page.notes]
+            marked = zip([levels[size] for size in page.sizes], page.parts[1:], strict=True)
+            text = page.parts[0] + "".join(f"{mark} {part}" for mark, part in marked)
+            pages.append(Page(number=number, text=text, gap=page.gap, way=page.way.value))
+        if all(page.gap is not None for page in laid):
+            raise self._unreadable(Phase.CONVERT, laid[0].category, laid[0].gap or "")
         return EngineResult(pages=pages, warnings=warnings)
 
-    def _marks(self, sizes: set[int]) -> dict[int, str]:
-        """The mark of a heading by its font size, given all that the document has; the library's own rule."""
-        boxes = {size: SimpleNamespace(boxclass="title", max_fontsize=size, header_level=0) for size in sizes}
-        self._library.update_header_tags([SimpleNamespace(boxes=boxes.values())], sizes)
-        return {size: "#" * box.header_level for size, box in boxes.items()}
-
-    def _unreadable(self, phase: Phase, reason: str) -> ConversionError:
-        if memory.words_say_so(reason):
+    def _unreadable(self, phase: Phase, category: Category, reason: str) -> ConversionError:
+        if category is Category.MEMORY or memory.words_say_so(reason):
             message = f"over the memory limit, {self._limits.memory_mb} MiB"
             return ConversionError.of(Category.MEMORY, phase, message, retryable=False)
-        return ConversionError.of(Category.DAMAGED, phase, f"no page can be read: {reason}")
+        if category is Category.DAMAGED:
+            return ConversionError.of(category, phase, f"no page can be read: {reason}")
+        retryable = None if category is Category.CRASHED else False
+        return ConversionError.of(category, phase, f"no page can be converted: {reason}", retryable=retryable)
 
-    def _text_layer(self, number: int, plain: str | None, *, raised: bool = False) -> LaidPage:
-        try:
-            text = clean(self._document.load_page(number - 1).get_text())
-        except self._opening.DAMAGE as error:
-            return LaidPage(plain=plain, raised=raised, gap=self._opening.reason(error))
-        return LaidPage(parts=[text], plain=plain, raised=raised)
 
-    def _has_text(self) -> bool:
-        """Whether a page has a text layer, before the engine did anything to it."""
-        self._document.close()
-        self._document = self._open()
-        layers = (self._text_layer(number, None) for number in range(1, self._document.page_count + 1))
-        return any(_VISIBLE.search(layer.parts[0]) for layer in layers)
+def _from(way: Way) -> list[Way]:
+    ways = [Way.LAYOUT, Way.TEXT, Way.OCR, Way.GAP]
+    return ways[ways.index(way) :]
+
+
+def _laid(read: Read, notes: list[str], failed: bool) -> LaidPage:
+    parts, sizes = [""], []
+    for block in read.blocks:
+        text = clean(block.text).strip("\n")
+        if not _VISIBLE.search(text):
+            continue
+        if block.heading is not None:
+            sizes.append(block.heading)
+            parts.append("")
+        parts[-1] += text + "\n\n"
+    return LaidPage(parts=parts, sizes=sizes, way=read.way, notes=notes + read.notes, failed=failed)

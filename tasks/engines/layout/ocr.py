@@ -1,0 +1,160 @@
+"""RapidOCR on a page: the resolution and the orientation that it needs, and its lines in the page's coordinates."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any, Final
+
+import numpy as np
+
+from tasks.engines.layout.reading_order import Box
+from tasks.engines.layout.textlines import Line, Run
+
+MOST_PIXELS: Final = 12_000_000
+"""Of the image that is read: detection takes a hundred bytes a pixel."""
+MOST_SIDE: Final = 6000
+LEAST_SCORE: Final = 0.5
+SMALL_TEXT: Final = 16.0
+"""Pixels: lines that are lower are read again at a higher resolution."""
+_FINE: Final = 30.0
+"""Pixels: what lines should then be high."""
+_SAMPLE: Final = 12
+_RIM: Final = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class ReadLine:
+    """One line that was read: its quadrilateral in pixels, its text, and how sure the model is, 0 to 1."""
+
+    quad: tuple[tuple[float, float], ...]
+    text: str
+    score: float
+
+
+class Reader:
+    """RapidOCR, loaded when the first image is read."""
+
+    def __init__(self) -> None:
+        self._engine: Any = None
+
+    def detect(self, image: Any) -> Any:
+        """Quadrilaterals of lines, as an array of four corners each; None where there are none."""
+        return self._loaded()._load_det_model()(image).boxes
+
+    def read(self, image: Any, quads: Any) -> list[ReadLine]:
+        """What the lines say."""
+        crops = self._loaded().crop_text_regions(image, quads)
+        texts, scores = self._recognised(crops)
+        return [
+            ReadLine(tuple((float(x), float(y)) for x, y in quad), text, float(score))
+            for quad, text, score in zip(quads, texts, scores, strict=True)
+            if text.strip() and score >= LEAST_SCORE
+        ]
+
+    def upside_down(self, image: Any, quads: Any) -> bool:
+        """Whether most of some lines stand on their heads."""
+        widest = sorted(quads, key=lambda quad: -_length(quad))[:_SAMPLE]
+        crops = self._loaded().crop_text_regions(image, np.array(widest))
+        found = self._loaded()._load_cls_model()(crops).cls_res or []
+        turned = sum(label == "180" and score > 0.9 for label, score in found)
+        return bool(turned > len(found) / 2)
+
+    def sureness(self, image: Any, quads: Any) -> float:
+        """How sure it is of a sample of the lines."""
+        longest = sorted(quads, key=lambda quad: -_length(quad))[:_SAMPLE]
+        _, scores = self._recognised(self._loaded().crop_text_regions(image, np.array(longest)))
+        return sum(float(score) for score in scores) / len(scores) if len(scores) else 0.0
+
+    def _recognised(self, crops: list[Any]) -> tuple[Sequence[str], Sequence[float]]:
+        if not crops:
+            return (), ()
+        found = self._loaded().recognize_txt(crops)
+        return found.txts, found.scores
+
+    def _loaded(self) -> Any:
+        if self._engine is None:
+            logger = logging.getLogger("RapidOCR")
+            logger.handlers.clear()
+            logger.propagate = False
+            from rapidocr import RapidOCR
+
+            self._engine = RapidOCR(params={"Global.log_level": "critical", "Det.max_candidates": 5000})
+            logger.setLevel(logging.CRITICAL)
+        return self._engine
+
+
+def dpi_for(width: float, height: float, wanted: float, most_pixels: int = MOST_PIXELS) -> float:
+    """The resolution at which a page of some points is rendered, so that it stays within the limits."""
+    inches = max(width, 1.0) / 72, max(height, 1.0) / 72
+    within = math.sqrt(most_pixels / (inches[0] * inches[1]))
+    return min(wanted, within, MOST_SIDE / max(inches))
+
+
+def finer(heights: Sequence[float], dpi: float, sharpest: float) -> float | None:
+    """The resolution for another look at a page whose lines are so many pixels high; None where one is enough.
+
+    Args:
+        sharpest: resolution beyond which there is nothing more to see, such as that of a scan.
+    """
+    if len(heights) < 8:
+        return None
+    small = sorted(heights)[len(heights) // 4]
+    if small >= SMALL_TEXT:
+        return None
+    wanted = min(dpi * _FINE / max(small, 4.0), sharpest, 2.5 * dpi)
+    return wanted if wanted > 1.2 * dpi else None
+
+
+def sideways(quads: Sequence[Any]) -> bool:
+    """Whether most lines that are long enough to tell are higher than wide."""
+    shapes = [_shape(quad) for quad in quads]
+    tall = sum(height > 2 * width for width, height in shapes)
+    wide = sum(width > 2 * height for width, height in shapes)
+    return tall > 2 * wide and tall >= 2
+
+
+def heights(quads: Sequence[Any]) -> list[float]:
+    """Of lines, in pixels."""
+    return [min(_shape(quad)) for quad in quads]
+
+
+def lines_from(read: Sequence[ReadLine], to_page: Any) -> list[Line]:
+    """Lines in the page's coordinates; their font size is guessed from their height.
+
+    Args:
+        to_page: takes a point of the image to one of the page.
+    """
+    lines = []
+    sizes = [size_of(one.quad, to_page) for one in read]
+    usual = median(sizes) if sizes else 0.0
+    for number, (one, size) in enumerate(zip(read, sizes, strict=True)):
+        corners = [to_page(x, y) for x, y in one.quad]
+        xs, ys = [x for x, _ in corners], [y for _, y in corners]
+        # Quadrilaterals reach beyond the letters by a part of their height.
+        rim = min(_RIM * size, (max(xs) - min(xs)) / 3, (max(ys) - min(ys)) / 3)
+        box: Box = (min(xs) + rim, min(ys) + rim / 2, max(xs) - rim, max(ys) - rim / 2)
+        # The heights of lines vary with what letters are in them: near the usual one they are of one size.
+        steady = usual if 0.8 * usual <= size <= 1.25 * usual else float(round(size))
+        lines.append(Line((Run(one.text, box, steady),), box, block=number))
+    return lines
+
+
+def size_of(quad: Sequence[tuple[float, float]], to_page: Any) -> float:
+    """A guess at the font size of a line, in points."""
+    (x0, y0), (x3, y3) = to_page(*quad[0]), to_page(*quad[3])
+    return float(0.75 * ((x3 - x0) ** 2 + (y3 - y0) ** 2) ** 0.5)
+
+
+def _length(quad: Any) -> float:
+    return float(max(_shape(quad)))
+
+
+def _shape(quad: Any) -> tuple[float, float]:
+    a, b, _, d = ((float(x), float(y)) for x, y in quad)
+    width = ((a[0] - b[0]) ** 2 + (a[1] - b[1]) ** 2) ** 0.5
+    height = ((a[0] - d[0]) ** 2 + (a[1] - d[1]) ** 2) ** 0.5
+    return width, height

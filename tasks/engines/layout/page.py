@@ -1,0 +1,396 @@
+"""One page's way to its blocks of Markdown: evidence, plan, text, parts, order."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from statistics import median
+from typing import Any, Final
+
+import numpy as np
+import pymupdf
+
+from tasks.engines.layout import ocr as ocr_rules
+from tasks.engines.layout import prose
+from tasks.engines.layout.choice import Plan, Source, Way, plan
+from tasks.engines.layout.evidence import PageFacts, page_facts, script_of
+from tasks.engines.layout.headings import stands_out, usual_size
+from tasks.engines.layout.markup import escaped_start
+from tasks.engines.layout.ocr import Reader, ReadLine
+from tasks.engines.layout.reading_order import Box, overlap, reading_order, union
+from tasks.engines.layout.regions import Kind, Region, filled, regions_of, split, tight
+from tasks.engines.layout.tables import table
+from tasks.engines.layout.textlines import (
+    Line,
+    Word,
+    lines_of,
+    main_direction,
+    turned,
+    without_hidden_doubles,
+    words_of,
+)
+
+_FLAGS: Final = (
+    pymupdf.TEXT_COLLECT_STYLES
+    | pymupdf.TEXT_ACCURATE_BBOXES
+    | pymupdf.TEXT_MEDIABOX_CLIP
+    | pymupdf.TEXT_IGNORE_ACTUALTEXT
+)
+_PATHS: Final = re.compile(rb"[\s\d](?:re|[lcvy])\s")
+"""Operators of a content stream that draw."""
+_ROTATION: Final = {(1, 0): 0, (0, -1): 90, (-1, 0): 180, (0, 1): 270}
+"""By how much a page must be turned clockwise for text that runs in a direction to run from left to right."""
+_UNSURE: Final = 0.75
+"""OCR that is less sure on the whole is no better than a broken text layer."""
+_FINEST_DPI: Final = 400.0
+_SKETCH_DPI: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A piece of a page's Markdown, without the blank line behind it."""
+
+    text: str
+    heading: int | None = None
+    """Its font size in points, where it is a heading."""
+
+
+@dataclass(slots=True)
+class Read:
+    """What was made of a page."""
+
+    blocks: list[Block] = field(default_factory=list)
+    way: Way = Way.LAYOUT
+    notes: list[str] = field(default_factory=list)
+
+
+class PageReader:
+    """Takes pages of one document.
+
+    Args:
+        ocr: None where it may not be used.
+        ocr_dpi: at which pages are first rendered for it.
+        max_pixels: of a rendered page.
+    """
+
+    def __init__(self, ocr: Reader | None, ocr_dpi: int, max_pixels: int) -> None:
+        self._ocr, self._ocr_dpi = ocr, ocr_dpi
+        self._most_pixels = min(max_pixels, ocr_rules.MOST_PIXELS)
+
+    def read(self, page: Any, way: Way, *, render: bool = True) -> Read:
+        """The page by a way; raises whatever PyMuPDF and the models raise.
+
+        Args:
+            page: may be turned, and stays so.
+            render: it may be rendered; pages may be too large for that.
+        """
+        ocr = self._ocr if render else None
+        if way is Way.OCR:
+            lines, notes = self._by_ocr(page) if ocr is not None else ([], [])
+            return Read(self._in_order(lines), Way.OCR, notes)
+        lines = self._layer(page)
+        if way is Way.TEXT:
+            return Read(self._in_order(without_hidden_doubles(lines)), Way.TEXT)
+        facts = page_facts(lines, _images(page), _drawings(page), tuple(page.rect))
+        lines = without_hidden_doubles(lines)
+        if not facts.text.characters and not facts.images and (not render or _blank(page)):
+            return Read()
+        chosen = plan(facts, ocr=ocr is not None, lines=len(lines))
+        return self._planned(page, lines, facts, chosen, render=render)
+
+    def _planned(self, page: Any, lines: list[Line], facts: PageFacts, chosen: Plan, *, render: bool) -> Read:
+        notes = [chosen.reason] if chosen.reason is not None else []
+        if chosen.source is Source.NOTHING:
+            return Read([], Way.LAYOUT, notes)
+        model_page, way = page, Way.LAYOUT
+        if chosen.source is not Source.LAYER:
+            found, more = self._by_ocr(page, keep=lines if chosen.source is Source.BOTH else ())
+            notes += more
+            if chosen.source is Source.BOTH:
+                lines, way = lines + found, Way.LAYOUT_OCR if found else Way.LAYOUT
+            elif found or not lines:
+                lines, way = found, Way.LAYOUT_OCR
+                model_page = _sketch(page, found)
+        if not chosen.layout or not render or not lines:
+            plain = {Way.LAYOUT: Way.TEXT, Way.LAYOUT_OCR: Way.OCR}[way] if lines else way
+            return Read(self._in_order(lines), plain, notes)
+        model_page.get_layout(return_raw=True)
+        raw, model_page.layout_information = model_page.layout_information, None
+        straight = [line for line in lines if line.direction == (1.0, 0.0)]
+        aside = [line for line in lines if line.direction != (1.0, 0.0)]
+        parts = filled(regions_of(raw or []), straight)
+        words = []
+        if any(part.kind is Kind.TABLE for part in parts):
+            words = words_of(_raw_blocks(page)) if chosen.source is Source.LAYER else _words_of(straight)
+        height = median([line.box[3] - line.box[1] for line in straight]) if straight else 10.0
+        parts = [tight(piece) for part in parts for piece in split(part, height)]
+        blocks = self._composed(parts, words, height, rtl=facts.text.right_to_left > 0.5)
+        return Read(blocks + self._in_order(aside) or self._in_order(lines), way, notes)
+
+    # -- text -----------------------------------------------------------------------------------------------------
+
+    def _layer(self, page: Any) -> list[Line]:
+        """The text layer, on a page that is turned so that most of it runs from left to right."""
+        lines = lines_of(_blocks(page))
+        direction = main_direction(lines)
+        wanted = page.rotation if direction is None else _ROTATION[direction]
+        if wanted != 0 and (direction is not None or not lines):
+            page.set_rotation(wanted)
+            page.remove_rotation()
+            lines = lines_of(_blocks(page))
+        elif page.rotation != 0:
+            page.set_rotation(0)
+        if any(script_of(character) == "arabic" for line in lines for character in line.text[:40]):
+            lines = lines_of(_raw_blocks(page))
+        return lines
+
+    def _by_ocr(self, page: Any, keep: Sequence[Line] = ()) -> tuple[list[Line], list[str]]:
+        """Lines that OCR finds where there is no text that is kept."""
+        assert self._ocr is not None
+        if page.rotation:
+            page.remove_rotation()
+        dpi = self._dpi(page, float(self._ocr_dpi))
+        image = _rendered(page, dpi)
+        quads = self._ocr.detect(image)
+        if quads is None or not len(quads):
+            return [], []
+        if not keep:
+            turn = self._turn(image, quads)
+            if turn:
+                page.set_rotation(turn)
+                page.remove_rotation()
+                dpi = self._dpi(page, float(self._ocr_dpi))
+                image = _rendered(page, dpi)
+                quads = self._ocr.detect(image)
+                if quads is None or not len(quads):
+                    return [], []
+        scale = 1.0
+        better = ocr_rules.finer(ocr_rules.heights(quads), dpi, _sharpest(page))
+        if better is not None and (better := self._dpi(page, better)) > 1.2 * dpi:
+            image, scale = _rendered(page, better), better / dpi
+            again = self._ocr.detect(image)
+            if again is not None and len(again) >= len(quads):
+                quads, scale = again, 1.0
+            else:
+                quads = quads * np.float32(scale)
+            dpi = better
+        origin, unit = (page.rect.x0, page.rect.y0), 72.0 / dpi
+
+        def to_page(x: float, y: float) -> tuple[float, float]:
+            return origin[0] + x * unit, origin[1] + y * unit
+
+        if keep:
+            boxes = [_around(to_page, quad) for quad in quads]
+            new = [
+                not any(overlap(box, line.box) > 0.4 or overlap(line.box, box) > 0.6 for line in keep) for box in boxes
+            ]
+            quads = quads[new]
+            if not len(quads):
+                return [], []
+        read = self._ocr.read(image, quads)
+        return ocr_rules.lines_from(read, to_page), _doubt(read)
+
+    def _turn(self, image: Any, quads: Any) -> int:
+        """By how much the page must be turned clockwise for its text to stand upright."""
+        assert self._ocr is not None
+        if not ocr_rules.sideways(list(quads)):
+            return 180 if self._ocr.upside_down(image, quads) else 0
+        # Tall lines are cropped turned to the left: what then is upright runs down the page.
+        if self._ocr.sureness(image, quads) < 0.6 and not self._ocr.upside_down(image, quads):
+            return 0
+        return 270 if self._ocr.upside_down(image, quads) is False else 90
+
+    def _dpi(self, page: Any, wanted: float) -> float:
+        return ocr_rules.dpi_for(page.rect.width, page.rect.height, wanted, self._most_pixels)
+
+    # -- Markdown -------------------------------------------------------------------------------------------------
+
+    def _composed(self, parts: Sequence[Region], words: Sequence[Word], height: float, *, rtl: bool) -> list[Block]:
+        heads = sorted((part for part in parts if part.kind is Kind.HEADER), key=_from_top)
+        feet = sorted((part for part in parts if part.kind is Kind.FOOTER), key=_from_top)
+        usual = usual_size(line for part in parts for line in part.lines)
+        body = [
+            replace(part, kind=Kind.HEADING) if part.kind is Kind.TEXT and stands_out(part.lines, usual) else part
+            for part in parts
+            if part.kind not in (Kind.HEADER, Kind.FOOTER)
+        ]
+        order = reading_order([part.box for part in body], gutter=0.3 * height, line=height, right_to_left=rtl)
+        blocks: list[Block] = []
+        ordered = [*heads, *(body[number] for number in order), *feet]
+        at = 0
+        while at < len(ordered):
+            part = ordered[at]
+            if part.kind is Kind.LIST_ITEM:
+                last = at
+                while last + 1 < len(ordered) and ordered[last + 1].kind is Kind.LIST_ITEM:
+                    last += 1
+                blocks += _list(ordered[at : last + 1], rtl=rtl)
+                at = last + 1
+                continue
+            blocks += _block(part, words, rtl=rtl)
+            at += 1
+        return blocks
+
+    def _in_order(self, lines: Sequence[Line]) -> list[Block]:
+        """Lines in reading order, without the layout model: direction by direction, block by block."""
+        frames: dict[tuple[float, float], list[Line]] = {}
+        for line in lines:
+            frames.setdefault(line.direction, []).append(turned(line))
+        blocks: list[Block] = []
+        for frame in sorted(frames.values(), key=lambda frame: -sum(len(line.text) for line in frame)):
+            blocks += _paragraphs(frame)
+        return blocks
+
+
+def _paragraphs(lines: Sequence[Line]) -> list[Block]:
+    groups: dict[int, list[Line]] = {}
+    for line in lines:
+        groups.setdefault(line.block, []).append(line)
+    pieces = list(groups.values())
+    heights = sorted(line.box[3] - line.box[1] for line in lines)
+    height = heights[len(heights) // 2] if heights else 10.0
+    rtl = _right_to_left(lines)
+    boxes = [union([line.box for line in piece]) for piece in pieces]
+    order = reading_order(boxes, gutter=max(4.0, 0.8 * height), line=height, right_to_left=rtl)
+    texts = (prose.kept_lines(pieces[number], right_to_left=rtl) for number in order)
+    return [Block(text) for text in texts if text]
+
+
+def _block(part: Region, words: Sequence[Word], *, rtl: bool) -> list[Block]:
+    if part.kind is Kind.TABLE and part.grid is not None:
+        inside = [word for word in words if any(_covers(line.box, word.box) for line in part.lines)]
+        if text := table(part.grid, inside, right_to_left=rtl):
+            return [Block(text)]
+    if not part.lines:
+        return []
+    if part.kind in (Kind.TITLE, Kind.HEADING):
+        text = prose.paragraph(part.lines, right_to_left=rtl)
+        return [Block(text, heading=round(max(line.size for line in part.lines)))] if text else []
+    if part.kind in (Kind.PICTURE, Kind.TABLE):
+        return _paragraphs(part.lines)
+    if prose.is_code(part.lines) and part.kind not in (Kind.HEADER, Kind.FOOTER):
+        return [Block(prose.code(part.lines))]
+    text = prose.paragraph(part.lines, right_to_left=rtl)
+    return [Block(escaped_start(text))] if text else []
+
+
+def _list(parts: Sequence[Region], *, rtl: bool) -> list[Block]:
+    depths = prose.indents([part.box[0] for part in parts])
+    blocks: list[Block] = []
+    for part, depth in zip(parts, depths, strict=True):
+        for item in prose.list_items(part.lines, right_to_left=rtl):
+            blocks.append(Block("   " * min(depth, 5) + item))
+    return blocks
+
+
+def _covers(outer: Box, inner: Box) -> bool:
+    x, y = (inner[0] + inner[2]) / 2, (inner[1] + inner[3]) / 2
+    return outer[0] - 1 <= x <= outer[2] + 1 and outer[1] - 1 <= y <= outer[3] + 1
+
+
+def _words_of(lines: Sequence[Line]) -> list[Word]:
+    """Words of lines of which only the whole box is known: each gets its share of the width."""
+    words = []
+    for number, line in enumerate(lines):
+        at, width = 0, (line.box[2] - line.box[0]) / max(1, len(line.text))
+        for text in line.text.split(" "):
+            left = line.box[0] + at * width
+            if text:
+                words.append(Word(text, (left, line.box[1], left + len(text) * width, line.box[3]), (number, 0)))
+            at += len(text) + 1
+    return words
+
+
+def _from_top(part: Region) -> tuple[float, float]:
+    return part.box[1], part.box[0]
+
+
+def _right_to_left(lines: Sequence[Line]) -> bool:
+    from tasks.engines.layout.evidence import text_facts
+
+    return text_facts("\n".join(line.text for line in lines)).right_to_left > 0.5
+
+
+def _doubt(read: Sequence[ReadLine]) -> list[str]:
+    if not read:
+        return []
+    score = sum(one.score for one in read) / len(read)
+    return [f"OCR is unsure of what it read ({score:.2f})"] if score < _UNSURE else []
+
+
+def _around(to_page: Callable[[float, float], tuple[float, float]], quad: Any) -> Box:
+    corners = [to_page(float(x), float(y)) for x, y in quad]
+    return union([(x, y, x, y) for x, y in corners])
+
+
+# -- PyMuPDF ------------------------------------------------------------------------------------------------------
+
+
+def _blocks(page: Any) -> list[dict[str, Any]]:
+    textpage = page.get_textpage(flags=_FLAGS, clip=pymupdf.INFINITE_RECT())
+    return list(textpage.extractDICT()["blocks"])
+
+
+def _raw_blocks(page: Any) -> list[dict[str, Any]]:
+    textpage = page.get_textpage(flags=_FLAGS, clip=pymupdf.INFINITE_RECT())
+    return list(textpage.extractRAWDICT()["blocks"])
+
+
+def _images(page: Any) -> list[Box]:
+    return [tuple(float(side) for side in info["bbox"]) for info in page.get_image_info()]
+
+
+def _drawings(page: Any) -> int:
+    return len(_PATHS.findall(page.read_contents()))
+
+
+def _blank(page: Any) -> bool:
+    """Whether there is nothing to see."""
+    scale = min(1.0, 600 / max(page.rect.width, page.rect.height, 1.0))
+    return bool(page.get_pixmap(matrix=pymupdf.Matrix(scale, scale), alpha=False).is_unicolor)
+
+
+def _rendered(page: Any, dpi: float) -> Any:
+    scale = dpi / 72
+    pixmap = page.get_pixmap(matrix=pymupdf.Matrix(scale, scale), alpha=False, colorspace=pymupdf.csRGB)
+    pixels = np.frombuffer(pixmap.samples, dtype=np.uint8).reshape(pixmap.height, pixmap.width, 3)
+    return np.ascontiguousarray(pixels[:, :, ::-1])
+
+
+def _sharpest(page: Any) -> float:
+    """The resolution of the page's largest image; what is drawn is sharp at any."""
+    best = 0.0
+    finest = _FINEST_DPI
+    for info in page.get_image_info():
+        box = pymupdf.Rect(info["bbox"]) & page.rect
+        if box.is_empty or abs(box) < best:
+            continue
+        best = abs(box)
+        finest = 72 * max(info["width"] / max(1.0, abs(pymupdf.Rect(info["bbox"]).width)), 1.0)
+    return min(finest, _FINEST_DPI)
+
+
+def _sketch(page: Any, lines: Sequence[Line]) -> Any:
+    """A page that looks the same and has these lines as its text, for the layout model."""
+    document = pymupdf.open()
+    sketch = document.new_page(width=page.rect.width, height=page.rect.height)
+    scale = ocr_rules.dpi_for(page.rect.width, page.rect.height, _SKETCH_DPI) / 72
+    sketch.insert_image(sketch.rect, pixmap=page.get_pixmap(matrix=pymupdf.Matrix(scale, scale), alpha=False))
+    font = pymupdf.Font("cjk")
+    sketch.insert_font(fontname="read", fontbuffer=font.buffer)
+    for line in lines:
+        x0, y0, x1, y1 = line.box
+        height, length = y1 - y0, font.text_length(line.text, y1 - y0)
+        if height <= 0 or length <= 0:
+            continue
+        foot = pymupdf.Point(x0 - page.rect.x0, y1 - page.rect.y0)
+        sketch.insert_text(
+            foot - (0, 0.2 * height),
+            line.text,
+            fontsize=height,
+            fontname="read",
+            render_mode=3,
+            morph=(foot, pymupdf.Matrix((x1 - x0) / length, 1)),
+        )
+    return sketch

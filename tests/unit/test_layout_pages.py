@@ -1,0 +1,154 @@
+"""Pages of small PDFs made here, through the layout engine in its sandbox."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pymupdf
+import pytest
+
+from tasks.engines.protocol import EngineName, EngineResult, Limits
+from tasks.engines.sandbox import Sandbox
+
+Convert = Callable[[pymupdf.Document], EngineResult]
+
+
+@pytest.fixture(scope="module")
+def convert(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Convert]:
+    scratch = tmp_path_factory.mktemp("pages")
+    with Sandbox(EngineName.LAYOUT, Limits(max_pixels=4_000_000), scratch=scratch) as sandbox:
+
+        def run(document: pymupdf.Document) -> EngineResult:
+            document.save(scratch / "in.pdf")
+            document.close()
+            return sandbox.convert(scratch / "in.pdf", scratch / "out", [])
+
+        yield run
+
+
+def text_of(result: EngineResult) -> str:
+    assert not any(page.gap for page in result.pages)
+    return "\n".join(page.text for page in result.pages)
+
+
+SENTENCES = [f"Sentence {n} of this page has some words in it." for n in range(6)]
+
+
+def page_of(*, rotate: int = 0, turn: int = 0) -> pymupdf.Document:
+    made = pymupdf.open()
+    page = made.new_page(width=700, height=700)
+    for number, sentence in enumerate(SENTENCES):
+        start = {0: (90, 90 + 30 * number), 90: (90 + 30 * number, 600), 270: (600 - 30 * number, 90)}[turn]
+        page.insert_text(start, sentence, rotate=turn)
+    page.set_rotation(rotate)
+    return made
+
+
+@pytest.mark.parametrize(("rotate", "turn"), [(90, 0), (180, 0), (270, 0), (0, 90), (0, 270), (90, 90), (90, 270)])
+def test_pages_and_text_turned_in_any_way_are_read_in_order(convert: Convert, rotate: int, turn: int) -> None:
+    text = text_of(convert(page_of(rotate=rotate, turn=turn)))
+    places = [text.index(sentence) for sentence in SENTENCES]
+    assert places == sorted(places)
+
+
+def test_text_aslant_is_not_lost(convert: Convert) -> None:
+    made = page_of()
+    point = pymupdf.Point(350, 500)
+    made[0].insert_text(point, "Watermark aslant", morph=(point, pymupdf.Matrix(1, 1).prerotate(30)))
+    assert "Watermark aslant" in text_of(convert(made))
+
+
+def test_two_columns_under_a_title(convert: Convert) -> None:
+    made = pymupdf.open()
+    page = made.new_page()
+    page.insert_text((150, 60), "A title across both of the columns", fontsize=18)
+    for x, name in ((50, "left"), (310, "right")):
+        for row in range(30):
+            page.insert_text((x, 110 + 14 * row), f"Words of the {name} column in line {row:02d}", fontsize=11)
+    text = " ".join(text_of(convert(made)).split())
+    assert text.index("left column in line 29") < text.index("right column in line 00")
+
+
+def test_nothing_is_there_twice_and_nothing_hidden_replaces_what_is_seen(convert: Convert) -> None:
+    made = page_of()
+    for number, sentence in enumerate(SENTENCES):
+        made[0].insert_text((90.4, 90 + 30 * number), sentence)
+        made[0].insert_text((90, 90 + 30 * number), "something else is hidden here", render_mode=3)
+    text = text_of(convert(made))
+    assert [text.count(sentence) for sentence in SENTENCES] == [1] * len(SENTENCES)
+    assert "hidden" not in text
+
+
+def test_a_text_layer_behind_a_scan_is_text(convert: Convert) -> None:
+    made = pymupdf.open()
+    page = made.new_page()
+    image = page_of()[0].get_pixmap(dpi=40)
+    page.insert_image(page.rect, pixmap=image)
+    for number in range(30):
+        page.insert_text((72, 90 + 20 * number), f"Line {number} that someone's OCR has read before", render_mode=3)
+    result = convert(made)
+    assert "Line 29 that someone's OCR has read before" in text_of(result)
+    assert [page.way for page in result.pages] == ["layout"]
+
+
+def test_markup_in_the_text_stays_text(convert: Convert) -> None:
+    made = pymupdf.open()
+    page = made.new_page()
+    for number, line in enumerate(["<script>alert(1)</script>", "# not a heading", "[click](javascript:alert(1))"]):
+        page.insert_text((72, 90 + 60 * number), line)
+    text = text_of(convert(made))
+    assert "<script" not in text
+    assert "[click](javascript" not in text.replace("\\[click]", "")
+    assert not text.lstrip().startswith("# not")
+
+
+def test_every_word_of_a_ruled_table_is_in_it_once(convert: Convert) -> None:
+    made = pymupdf.open()
+    page = made.new_page()
+    page.insert_text((72, 80), "Prices of fruit and of vegetables in the two towns of this report.")
+    rows = [("Fruit", "North", "South")] + [(f"Sort {n}", f"{n}.10", f"{n}.90") for n in range(1, 9)]
+    for y, row in enumerate(rows):
+        for x, cell in enumerate(row):
+            box = pymupdf.Rect(72 + 130 * x, 110 + 22 * y, 72 + 130 * (x + 1), 110 + 22 * (y + 1))
+            page.draw_rect(box)
+            page.insert_text((box.x0 + 6, box.y0 + 15), cell)
+    text = text_of(convert(made))
+    assert all(text.count(cell) == 1 for row in rows for cell in row)
+    assert "|Sort 3|3.10|3.90|" in text
+
+
+def test_a_page_without_anything_is_empty_and_no_gap(convert: Convert) -> None:
+    made = page_of()
+    made.new_page()
+    result = convert(made)
+    assert result.pages[1].text == ""
+    assert result.pages[1].gap is None
+
+
+def test_a_page_too_large_to_render_gives_its_text_layer(convert: Convert) -> None:
+    made = pymupdf.open()
+    made.new_page(width=3000, height=3000).insert_text((72, 72), "Words on a huge page")
+    result = convert(made)
+    assert "Words on a huge page" in text_of(result)
+    assert [page.way for page in result.pages] == ["text"]
+    assert "too large to render" in result.warnings[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rotate", [0, 90, 180, 270])
+def test_a_scan_is_read_however_it_lies(convert: Convert, rotate: int) -> None:
+    source = pymupdf.open()
+    page = source.new_page()
+    for number in range(12):
+        page.insert_text(
+            (72, 90 + 30 * number), f"Sentence {number} of this page was printed and scanned.", fontsize=12
+        )
+    page.set_rotation(rotate)
+    image = page.get_pixmap(dpi=150)
+    made = pymupdf.open()
+    made.new_page(width=image.width * 72 / 150, height=image.height * 72 / 150).insert_image(made[0].rect, pixmap=image)
+    result = convert(made)
+    text = text_of(result)
+    places = [text.index(f"Sentence {number} of this page was printed") for number in range(12)]
+    assert places == sorted(places)
+    assert [page.way for page in result.pages] == ["layout-ocr"]
