@@ -35,6 +35,16 @@ KILLED_STARTS = 3
 
 _CPU_SLACK = 60.0
 
+_LIBRARY_BUG = "a bug in a library that reads the document"
+_SIGNAL_WORDS = {
+    signal.SIGKILL: "from outside, mostly because the machine ran out of memory",
+    signal.SIGSEGV: _LIBRARY_BUG,
+    signal.SIGBUS: _LIBRARY_BUG,
+    signal.SIGFPE: _LIBRARY_BUG,
+    signal.SIGILL: _LIBRARY_BUG,
+    signal.SIGABRT: "a library that reads the document gave up",
+}
+
 
 class Aborted(PdfFlowsError):
     """The conversion in hand was ended, by `kill` or by its journal. Says nothing about the document."""
@@ -468,11 +478,13 @@ def _end(status: int | None) -> str:
     if status is None:
         return "could not be started"
     if status >= 0:
-        return f"ended with status {status}"
+        return f"ended by itself, with exit status {status}"
     try:
-        return f"was ended by {signal.Signals(-status).name}"
+        name = signal.Signals(-status).name
     except ValueError:
         return f"was ended by signal {-status}"
+    why = _SIGNAL_WORDS.get(-status)
+    return f"was ended by {name}" + (f": {why}" if why else "")
 
 
 def _is_plain_file(path: Path) -> bool:

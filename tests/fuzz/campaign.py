@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import shutil
+import stat
 import tempfile
 import threading
 import time
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mutants import Mutant, Seed
+from plain_words import odd_words
 
 from tasks.corpus.failures import Category, ConversionError
 from tasks.engines.confine import NOBODY
@@ -24,6 +26,16 @@ from tasks.pool import SandboxPool
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMITS = Limits(page_timeout=20, document_timeout=60, memory_mb=1536, max_pages=100)
+NOT_WATCHED = {
+    ".git",
+    ".venv",
+    "__pycache__",
+    ".pytest_cache",
+    ".hypothesis",
+    ".mypy_cache",
+    ".ruff_cache",
+    ".import_linter_cache",
+}
 GRACE = 120.0
 """Seconds over a document's limit after which the sandbox is called hung: its child may have to be started on a busy machine."""
 MOST_SEED_BYTES = 200_000
@@ -43,8 +55,6 @@ OF_THE_DOCUMENT = frozenset(
     }
 )
 """What a broken file may end as without anybody having to look. The others are records of a bug."""
-WAY_OF_SAYING = ("code=", "Traceback", "Fz", "0x", "std::", "/tmp", "site-packages", "Error:", "Exception")
-"""Words in a message that are a library's and not a person's."""
 
 
 @dataclass
@@ -81,8 +91,7 @@ class Campaign:
         return [
             ending
             for ending in self.endings
-            if ending.outcome in (Category.CRASHED, Category.ENGINE)
-            or any(word in ending.message for word in WAY_OF_SAYING)
+            if ending.outcome in (Category.CRASHED, Category.ENGINE) or odd_words(ending.message)
         ]
 
     def lines(self) -> Iterator[str]:
@@ -129,7 +138,7 @@ def run(mutants: Iterable[Mutant], scratch: Path, *, slots: int, keep: Path, tel
         tell: called with a line now and then.
     """
     campaign = Campaign()
-    before = _watched(scratch)
+    before = watched(scratch)
     sandboxes: list[Sandbox] = []
 
     def make(folder: Path) -> Sandbox:
@@ -189,7 +198,7 @@ def run(mutants: Iterable[Mutant], scratch: Path, *, slots: int, keep: Path, tel
     campaign.children, campaign.seconds = len(pids), time.monotonic() - begun
     # Libraries keep caches in their home, which is there; documents and assets are gone.
     left = [str(path.relative_to(scratch)) for path in (scratch / "slots").glob("*/*") if not path.name.startswith(".")]
-    campaign.outside = sorted({*_watched(scratch) - before, *left})
+    campaign.outside = sorted({*watched(scratch) - before, *left})
     return campaign
 
 
@@ -259,23 +268,22 @@ def _keep(ending: Ending, folder: Path) -> None:
     )
 
 
-def _watched(scratch: Path) -> set[str]:
-    """What is there that a sandbox child must not have written: the project, and files of its user where that is nobody."""
-    found = set()
+def watched(scratch: Path) -> set[str]:
+    """What a sandbox child must not have written: beside its folder, in the project, files of its user's in other places."""
+    found = {str(path) for path in scratch.parent.rglob("*") if path != scratch and scratch not in path.parents}
     for path in ROOT.rglob("*"):
-        ours = path.relative_to(ROOT).parts
-        if not {".git", ".venv", "__pycache__", ".pytest_cache", ".hypothesis", ".mypy_cache", ".ruff_cache"} & set(
-            ours
-        ):
+        if not NOT_WATCHED & set(path.relative_to(ROOT).parts):
             found.add(str(path))
     if os.geteuid() == 0:
         for folder in (Path(tempfile.gettempdir()), Path.home(), Path("/var/tmp"), Path("/dev/shm")):
-            found |= {str(path) for path in folder.glob("*") if not scratch.is_relative_to(path) and _is_nobodys(path)}
+            found |= {str(path) for path in folder.glob("*") if _is_nobodys_file(path)}
     return found
 
 
-def _is_nobodys(path: Path) -> bool:
+def _is_nobodys_file(path: Path) -> bool:
+    """Folders are other sandboxes'."""
     try:
-        return path.lstat().st_uid == NOBODY
+        found = path.lstat()
     except OSError:
         return False
+    return found.st_uid == NOBODY and not stat.S_ISDIR(found.st_mode)

@@ -26,8 +26,10 @@ def place(tmp_path: Path) -> Path:
     for folder in (tmp_path, *tmp_path.parents):
         if folder.stat().st_uid == os.geteuid() and not folder.stat().st_mode & 0o001:
             folder.chmod(folder.stat().st_mode | 0o011)
-    (tmp_path / "scratch" / "slots").mkdir(parents=True)
-    return tmp_path / "scratch"
+    (tmp_path / "around" / "scratch" / "slots").mkdir(parents=True)
+    (tmp_path / "around" / "open to all").mkdir()
+    (tmp_path / "around" / "open to all").chmod(0o777)  # whatever a child writes beside its folder is seen
+    return tmp_path / "around" / "scratch"
 
 
 def fuzz(place: Path, chosen: Iterator[Mutant], keep: Path, capsys: pytest.CaptureFixture[str], count: int) -> None:
@@ -64,6 +66,14 @@ def test_some_mutants(
     seeds = [seed for seed in campaign.seeds(Path("none")) if "scan" not in seed.name]
     made = (mutant(seeds, pytestconfig.getoption("--fuzz-seed"), number) for number in range(SLICE))
     fuzz(place, made, tmp_path / "kept", capsys, SLICE)
+
+
+def test_what_is_written_beside_the_sandbox_is_seen(place: Path) -> None:
+    before = campaign.watched(place)
+    (place / "slots" / "inside").write_text("may be")
+    assert campaign.watched(place) == before
+    (place.parent / "open to all" / "outside").write_text("must not be")
+    assert len(campaign.watched(place) - before) == 1
 
 
 def sample(name: str) -> Seed:

@@ -268,11 +268,14 @@ def test_pages_on_which_the_library_raises_give_their_text_layer_wherever_the_do
     texts = [page.text.strip() for page in whole.pages]
     assert texts == ["laid 1", "layer 2", "laid 3", "layer 4", "layer 5", "layer 6", "layer 7"]
     assert whole.warnings == [
-        "page 1: no OCR: ValueError: no model",
-        "page 3: no OCR: ValueError: no model",
-        "page 2: text layer only: RuntimeError: bad page 2",
-        "page 4: text layer only: RuntimeError: bad page 4",
-        *(f"page {number}: text layer only: RuntimeError: bad page 5" for number in (5, 6, 7)),
+        "page 1: no OCR: the library that reads it failed (no model, ValueError)",
+        "page 3: no OCR: the library that reads it failed (no model, ValueError)",
+        "page 2: text layer only: the library that reads it failed (bad page 2, RuntimeError)",
+        "page 4: text layer only: the library that reads it failed (bad page 4, RuntimeError)",
+        *(
+            f"page {number}: text layer only: the library that reads it failed (bad page 5, RuntimeError)"
+            for number in (5, 6, 7)
+        ),
     ]
     for cut in range(8):
         assert run({number: kept[number] for number in range(1, cut + 1)}, 2, 4, 5)[0] == whole
