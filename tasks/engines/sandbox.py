@@ -36,7 +36,7 @@ KILLED_STARTS = 3
 _CPU_SLACK = 60.0
 
 _LIBRARY_BUG = "a bug in a library that reads the document"
-_SIGNAL_WORDS = {
+_SIGNAL_WORDS: dict[int, str] = {
     signal.SIGKILL: "from outside, mostly because the machine ran out of memory",
     signal.SIGSEGV: _LIBRARY_BUG,
     signal.SIGBUS: _LIBRARY_BUG,
