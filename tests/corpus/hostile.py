@@ -79,12 +79,15 @@ def cell(text: str) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="*", help="a glob over names")
+    parser.add_argument("--most-pages", type=int, default=5000, help="longer documents are left out")
     parser.add_argument("--page-timeout", type=float, default=Limits().page_timeout)
     options = parser.parse_args()
     rows = [
         row
         for row in manifest()
-        if row["file"].startswith("hostile/") and fnmatch.fnmatchcase(Path(row["file"]).name, options.only)
+        if row["file"].startswith("hostile/")
+        and int(row["pages"] or 0) <= options.most_pages
+        and fnmatch.fnmatchcase(Path(row["file"]).name, options.only)
     ]
     if not rows:
         parser.error(f"no such file in {CORPUS}: PDF_FLOWS_CORPUS names the corpus")
