@@ -17,9 +17,9 @@ _ODD = (
     r"\bobject at\b|\bNoneType\b|\bbad_alloc\b|\berrno\b|\bNone\b|\bself\b",
     r"(?<![\w.])/(?:\w+/)+\w+",  # paths of a machine
     r"\[ONNX\w*\]|\bstatus [1-9]\d*\b",
-    r"\b(?:xref|objstm|trailer dict|MuPDF|pymupdf|onnxruntime)\b",
+    r"\b(?i:xref|objstm|trailer dict|mupdf|pymupdf|onnxruntime)\b",
 )
-_ODD_WORDS = re.compile("|".join(f"(?:{pattern})" for pattern in _ODD), re.I)
+_ODD_WORDS = re.compile("|".join(f"(?:{pattern})" for pattern in _ODD))
 
 
 def odd_words(message: str) -> list[str]:

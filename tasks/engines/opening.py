@@ -39,7 +39,9 @@ def check_header(pdf: Path) -> None:
     if not head:
         raise _refusal(Category.EMPTY, "the file is empty: zero bytes")
     if HEADER not in head:
-        raise _refusal(Category.NOT_A_PDF, f"no PDF{_looks_like(head)} (no %PDF- in the first {HEADER_WITHIN} bytes)")
+        raise _refusal(
+            Category.NOT_A_PDF, f"not a PDF{_looks_like(head)} (no %PDF- in the first {HEADER_WITHIN} bytes)"
+        )
 
 
 def open_document(pdf: Path, passwords: list[str], limits: Limits) -> Document:
@@ -51,7 +53,7 @@ def open_document(pdf: Path, passwords: list[str], limits: Limits) -> Document:
     try:
         document = Document(str(pdf), filetype="pdf")
         if not document.is_pdf:
-            raise _refusal(Category.NOT_A_PDF, "no PDF: another format behind the first line of one")
+            raise _refusal(Category.NOT_A_PDF, "not a PDF: another format behind the first line of one")
         if document.needs_pass:
             _authenticate(document, passwords)
         pages = document.page_count
@@ -126,7 +128,7 @@ def _looks_like(head: bytes) -> str:
     start = head.lstrip()[:16].lower()
     for magic, name in (
         (b"\x89png", "a PNG image"),
-        (b"pk\x03\x04", "a ZIP archive (or an office document)"),
+        (b"pk\x03\x04", "a ZIP archive or an office document"),
         (b"<!doctype html", "an HTML page"),
         (b"<html", "an HTML page"),
         (b"\xff\xd8\xff", "a JPEG image"),
@@ -138,4 +140,5 @@ def _looks_like(head: bytes) -> str:
     ):
         if start.startswith(magic):
             return f": it looks like {name}"
-    return ""
+    printable = sum(32 <= byte < 127 or byte in b"\t\r\n" for byte in head)
+    return ": it looks like plain text" if printable == len(head) else ""

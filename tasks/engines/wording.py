@@ -22,7 +22,7 @@ _PLAIN: Final[tuple[tuple[str, str], ...]] = (
         r"(?:malformed|missing|invalid) page tree|cannot find page|non-page object|page object",
         "the list of its pages is broken",
     ),
-    (r"no objects found", "there is nothing in it but the beginning of a PDF"),
+    (r"no objects found", "no part of a PDF can be found in it"),
     (r"cycle|recursion|recursive", "parts of it refer to each other in a circle"),
     (r"nest|too deep|stack (?:over|under)flow|too many .*levels", "it is nested too deeply"),
     (r"encryption handler|security handler", "it is protected in a way that is not known here"),

@@ -22,7 +22,7 @@ from tasks.engines.wording import plain
     [
         ("code=7: cycle in page tree", "the list of its pages leads in a circle (cycle in page tree)"),
         ("Invalid number of pages", "it states a number of pages that cannot be (Invalid number of pages)"),
-        ("no objects found", "there is nothing in it but the beginning of a PDF (no objects found)"),
+        ("no objects found", "no part of a PDF can be found in it (no objects found)"),
         ("invalid key in dict", "its structure is garbled (invalid key in dict)"),
         (
             "code=4: too many color components (536870913 > 32)",
@@ -62,9 +62,10 @@ def test_an_error_that_is_not_mupdfs_names_its_class_behind_the_words() -> None:
     ("data", "category", "begins"),
     [
         (b"", Category.EMPTY, "the file is empty"),
-        (b"<html><body>404", Category.NOT_A_PDF, "no PDF: it looks like an HTML page"),
-        (b"noise" * 300, Category.NOT_A_PDF, "no PDF (no %PDF- in the first 1024 bytes)"),
-        (b"%PDF-1.7\n", Category.DAMAGED, "cannot be opened: there is nothing in it but the beginning of a PDF"),
+        (b"<html><body>404", Category.NOT_A_PDF, "not a PDF: it looks like an HTML page"),
+        (b"plain words\n" * 9, Category.NOT_A_PDF, "not a PDF: it looks like plain text"),
+        (b"no\xff\x00ise" * 300, Category.NOT_A_PDF, "not a PDF (no %PDF- in the first 1024 bytes)"),
+        (b"%PDF-1.7\n", Category.DAMAGED, "cannot be opened: no part of a PDF can be found in it"),
         (b"%PDF-1.7\n1 0 obj\n<< /A 1 >>\nendobj\n", Category.DAMAGED, "broken (cut short, perhaps), and repairing"),
     ],
 )
@@ -77,3 +78,33 @@ def test_refusals_are_plain(tmp_path: Path, data: bytes, category: Category, beg
     assert failure.message.startswith(begins), failure.message
     assert odd_words(failure.message) == []
     assert str(tmp_path) not in failure.message
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "code=7: cycle in page tree",
+        "ValueError: bad image data",
+        "std::bad_alloc",
+        "no such file: /var/tmp/x1/document.pdf",
+        "'NoneType' object has no attribute 'rect'",
+        "fz_open_document failed",
+        "xref too long",
+    ],
+)
+def test_a_librarys_way_of_speaking_is_noticed(message: str) -> None:
+    assert odd_words(message) != []
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "a password is needed and none is given",
+        "over the time limit of page 1, 60 s (the machine was busy)",
+        "not a PDF: it looks like an HTML page (no %PDF- in the first 1024 bytes)",
+        "page 1: text layer only: too large to render (14400 x 14400 points)",
+        "the sandbox child was ended by SIGSEGV: a bug in a library that reads the document",
+    ],
+)
+def test_plain_words_pass(message: str) -> None:
+    assert odd_words(message) == []
