@@ -57,6 +57,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Options of these tests."""
     # Here and not in chaos/conftest.py: pytest reads options before it looks into folders that no argument names.
     parser.addoption("--chaos-seed", type=int, default=20, help="What the chaos tests draw their instants from.")
+    parser.addoption("--fuzz-seed", type=int, default=20, help="What broken PDFs are drawn from.")
+    parser.addoption("--fuzz-mutants", type=int, default=2000, help="How many broken PDFs the soak converts.")
+    parser.addoption("--fuzz-keep", help="A folder for the broken PDFs that a person should look at.")
+    parser.addoption("--fuzz-only", type=int, help="Convert the broken PDF of this number alone.")
 
 
 class MotoS3(NamedTuple):

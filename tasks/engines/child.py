@@ -145,7 +145,7 @@ def _serve(
             message = f"over the memory limit, {limits.memory_mb} MiB"
             failure = ConversionError.of(Category.MEMORY, Phase.CONVERT, message, retryable=False, page=page).failure
         else:
-            message = line_of(error).replace(str(pdf), pdf.name)
+            message = f"an error of the engine's own ({line_of(error).replace(str(pdf), pdf.name)})"
             failure = ConversionError.of(Category.ENGINE, Phase.CONVERT, message, page=page).failure
     else:
         return reply

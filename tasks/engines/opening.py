@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from pymupdf import mupdf
 from tasks.corpus.failures import Category, ConversionError, Phase
 from tasks.engines.markdown import clean
 from tasks.engines.protocol import Limits
+from tasks.engines.wording import MUPDF_CODE, plain
 
 HEADER = b"%PDF-"
 HEADER_WITHIN = 1024
@@ -21,8 +21,6 @@ HEADER_WITHIN = 1024
 DAMAGE = (RuntimeError, ValueError, mupdf.FzErrorBase)
 """What PyMuPDF raises on broken files: FileDataError is a RuntimeError, MuPDF's own errors are FzErrorBase."""
 
-
-_MUPDF_CODE = re.compile(r"^code=\d+: ")
 _Document: Any = pymupdf.Document
 
 
@@ -39,9 +37,11 @@ def check_header(pdf: Path) -> None:
     with pdf.open("rb") as file:
         head = file.read(HEADER_WITHIN + len(HEADER) - 1)
     if not head:
-        raise _refusal(Category.EMPTY, "zero bytes")
+        raise _refusal(Category.EMPTY, "the file is empty: zero bytes")
     if HEADER not in head:
-        raise _refusal(Category.NOT_A_PDF, f"no %PDF- in the first {HEADER_WITHIN} bytes{_looks_like(head)}")
+        raise _refusal(
+            Category.NOT_A_PDF, f"not a PDF{_looks_like(head)} (no %PDF- in the first {HEADER_WITHIN} bytes)"
+        )
 
 
 def open_document(pdf: Path, passwords: list[str], limits: Limits) -> Document:
@@ -53,21 +53,21 @@ def open_document(pdf: Path, passwords: list[str], limits: Limits) -> Document:
     try:
         document = Document(str(pdf), filetype="pdf")
         if not document.is_pdf:
-            raise _refusal(Category.NOT_A_PDF, "another format behind a PDF header")
+            raise _refusal(Category.NOT_A_PDF, "not a PDF: another format behind the first line of one")
         if document.needs_pass:
             _authenticate(document, passwords)
         pages = document.page_count
         repaired = document.is_repaired
     except DAMAGE as error:
         cause = reason(error)
-        if "crypt" in cause.lower():
+        if "crypt" in _words(_deepest(error)).lower():
             raise _refusal(Category.UNSUPPORTED_ENCRYPTION, f"cannot be decrypted: {cause}") from error
         raise _refusal(Category.DAMAGED, f"cannot be opened: {cause}") from error
     if pages < 1:
         if repaired:
-            raise _refusal(Category.DAMAGED, "no page is left after repair")
+            raise _refusal(Category.DAMAGED, "broken (cut short, perhaps), and repairing it brought no page back")
         if not _has_page_tree(document):
-            raise _refusal(Category.DAMAGED, "no catalog, or none that leads to pages")
+            raise _refusal(Category.DAMAGED, "the list of its pages is missing")
         raise _refusal(Category.NO_PAGES, "the document has no page")
     if pages > limits.max_pages:
         raise _refusal(Category.TOO_LARGE, f"{pages} pages; the limit is {limits.max_pages}")
@@ -75,14 +75,24 @@ def open_document(pdf: Path, passwords: list[str], limits: Limits) -> Document:
 
 
 def reason(error: BaseException) -> str:
-    """One line for a reader. The deepest message counts: PyMuPDF wraps MuPDF's own, and its wrapper names a local path."""
+    """One line for a reader, in plain words with the library's own behind them (tasks/engines/wording.py).
+
+    The deepest message counts: PyMuPDF wraps MuPDF's own, and its wrapper names a local path.
+    """
+    error = _deepest(error)
+    words = _words(error)
+    mupdfs = isinstance(error, (pymupdf.FileDataError, mupdf.FzErrorBase)) or MUPDF_CODE.match(words)
+    return plain(words, None if mupdfs else type(error).__name__)
+
+
+def _deepest(error: BaseException) -> BaseException:
     while error.__cause__ is not None:
         error = error.__cause__
-    raw = " ".join(clean(str(error)).split())
-    text = _MUPDF_CODE.sub("", raw)[:200]
-    if text and (text != raw or isinstance(error, pymupdf.FileDataError)):
-        return text
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return error
+
+
+def _words(error: BaseException) -> str:
+    return " ".join(clean(str(error)).split())
 
 
 def _has_page_tree(document: Document) -> bool:
@@ -118,7 +128,7 @@ def _looks_like(head: bytes) -> str:
     start = head.lstrip()[:16].lower()
     for magic, name in (
         (b"\x89png", "a PNG image"),
-        (b"pk\x03\x04", "a ZIP archive (or an office document)"),
+        (b"pk\x03\x04", "a ZIP archive or an office document"),
         (b"<!doctype html", "an HTML page"),
         (b"<html", "an HTML page"),
         (b"\xff\xd8\xff", "a JPEG image"),
@@ -130,4 +140,5 @@ def _looks_like(head: bytes) -> str:
     ):
         if start.startswith(magic):
             return f": it looks like {name}"
-    return ""
+    printable = sum(32 <= byte < 127 or byte in b"\t\r\n" for byte in head)
+    return ": it looks like plain text" if printable == len(head) else ""

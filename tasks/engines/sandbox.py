@@ -41,6 +41,16 @@ _IDLE = 0.02
 _PLENTY = 1 / 6
 """Share of a page's time: pages that use so much of a core's are rare enough to be taken for ones without an end."""
 
+_LIBRARY_BUG = "a bug in a library that reads the document"
+_SIGNAL_WORDS: dict[int, str] = {
+    signal.SIGKILL: "from outside, mostly because the machine ran out of memory",
+    signal.SIGSEGV: _LIBRARY_BUG,
+    signal.SIGBUS: _LIBRARY_BUG,
+    signal.SIGFPE: _LIBRARY_BUG,
+    signal.SIGILL: _LIBRARY_BUG,
+    signal.SIGABRT: "a library that reads the document gave up",
+}
+
 
 class Aborted(PdfFlowsError):
     """The conversion in hand was ended, by `kill` or by its journal. Says nothing about the document."""
@@ -531,11 +541,13 @@ def _end(status: int | None) -> str:
     if status is None:
         return "could not be started"
     if status >= 0:
-        return f"ended with status {status}"
+        return f"ended by itself, with exit status {status}"
     try:
-        return f"was ended by {signal.Signals(-status).name}"
+        name = signal.Signals(-status).name
     except ValueError:
         return f"was ended by signal {-status}"
+    why = _SIGNAL_WORDS.get(-status)
+    return f"was ended by {name}" + (f": {why}" if why else "")
 
 
 def _empty(folder: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from expectations import CORPUS, KNOWN, REFUSALS, manifest
+from plain_words import odd_words
 
 from tasks.corpus.failures import Category, ConversionError
 from tasks.engines.protocol import EngineName, Limits
@@ -52,9 +53,11 @@ def test_outcome(row: dict[str, str], sandbox: tuple[Sandbox, Path]) -> None:
     except ConversionError as error:
         assert error.failure.category in allowed, error.failure
         assert str(scratch) not in error.failure.message
+        assert odd_words(error.failure.message) == [], error.failure.message
         return
     assert None in allowed, "converted, where a refusal was due"
     assert [page.number for page in result.pages] == list(range(1, len(result.pages) + 1))
+    assert [page.gap for page in result.pages if odd_words(page.gap or "")] == []
     if row["expected_outcome"] == "ok":
         assert len(result.pages) == int(row["pages"])
         assert not [page.gap for page in result.pages if page.gap]

@@ -237,7 +237,7 @@ def test_pages_that_fail_in_one_way_go_a_cheaper_one_wherever_the_document_was_c
     assert texts == ["layout 1", "text 2", "layout 3", "ocr 4", "", "text 6", "text 7"]
     assert [page.way for page in whole.pages] == ["layout", "text", "layout", "ocr", "gap", "text", "text"]
     assert [page.number for page in whole.pages if page.gap] == [5]
-    assert "page 2: RuntimeError: bad page 2; text instead" in whole.warnings
+    assert "page 2: the library that reads it failed (bad page 2, RuntimeError); text instead" in whole.warnings
     for cut in range(8):
         assert run({number: kept[number] for number in range(1, cut + 1)})[0] == whole
 

@@ -111,7 +111,7 @@ class TestFailures:
         [
             ("fail=DAMAGED", Category.DAMAGED, False, "script"),
             ("fail=TIMEOUT retryable=no", Category.TIMEOUT, False, "script"),
-            ("crash", Category.CRASHED, True, "SIGSEGV"),
+            ("crash", Category.CRASHED, True, "SIGSEGV: a bug in a library"),
             ("exit=3", Category.CRASHED, True, "status 3"),
             ("memory", Category.MEMORY, False, "512 MiB"),
             ("raise", Category.ENGINE, False, "KeyError: 'the script says so'"),
