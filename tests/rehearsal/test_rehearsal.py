@@ -141,6 +141,7 @@ def test_a_run_loses_a_machine_and_a_container_and_ends_accounted(
             what = json.loads(log.read_text())
             assert what["command"][1:] == [
                 "-I",
+                "-S",
                 str(ROOT / "worker_image/entrypoint.py"),
                 "prefect",
                 "flow-run",
