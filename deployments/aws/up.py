@@ -188,7 +188,7 @@ def _deploy(
     pool: str,
     notes: list[str],
     *,
-    built: bool,
+    built: bool = False,
 ) -> None:
     resume = f"let the work pool {pool} start workers"
     if steps.dry_run:

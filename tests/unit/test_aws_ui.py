@@ -66,6 +66,8 @@ def ui() -> Iterator[Callable[..., subprocess.Popen[str]]]:
                 stderr=subprocess.PIPE,
                 text=True,
                 start_new_session=True,
+                # What a shell starts in the background ignores it, and so would whatever that starts.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )
         )
         return started[-1]
