@@ -24,5 +24,7 @@ def bound(threads: int) -> None:
                 options.add_session_config_entry("session.intra_op.allow_spinning", "0")
             super().__init__(model, options, *args, **kwargs)
 
+    # Its builds since 1.32 carry a client for its makers' statistics; documents are nobody else's business.
+    onnxruntime.disable_telemetry_events()
     onnxruntime.InferenceSession = BoundedSession
     cv2.setNumThreads(threads if threads > 1 else 0)
