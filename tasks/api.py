@@ -76,6 +76,12 @@ def leave_when_api_is_gone(code: int, period: float = 2.0, misses: int = 2) -> N
     threading.Thread(target=watch, name="exit-guard", daemon=True).start()
 
 
+def api_is_gone() -> bool:
+    """Whether the Prefect API is a server that does not answer; some 5 s at most."""
+    api = get_current_settings().api.url
+    return api is not None and str(api).startswith("http") and not _answers(str(api))
+
+
 def _answers(api: str) -> bool:
     try:
         urllib.request.urlopen(f"{api}/health", timeout=5).close()  # noqa: S310 - http, checked by the caller

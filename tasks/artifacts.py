@@ -24,7 +24,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.settings import PREFECT_UI_URL
 
-from tasks.api import LOST, current_flow_run
+from tasks.api import LOST, api_is_gone, current_flow_run
 from tasks.corpus import paths
 from tasks.corpus.audit import Reconciliation
 from tasks.corpus.failure_file import replay_command
@@ -135,13 +135,15 @@ class RunProgress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._ticker.stop(patience=5.0)
-        if "progress" in self._artifacts:
+        if "progress" in self._artifacts and not api_is_gone():
             self._publish_progress()
 
     def conclude(self, view: RunView) -> None:
         """The run's last state in the table of workers and in the spend: two calls, also of a run that took seconds."""
-        self._publish_workers(view)
-        self._publish_spend(view)
+        # Each call to a server that is gone takes its time to fail, and the run's end would wait for it.
+        if not api_is_gone():
+            self._publish_workers(view)
+            self._publish_spend(view)
 
     def _tick(self) -> None:
         what = ROUND[self._ticks % len(ROUND)]
