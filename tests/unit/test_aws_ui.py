@@ -49,6 +49,12 @@ def world(cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
         yield found
 
 
+def as_in_a_terminal() -> None:
+    """What a shell starts in the background, or nohup, ignores some signals, and so would whatever that starts."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 @pytest.fixture
 def ui() -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """Starts `pdf-flows aws ui ...`, as a terminal does: in a process group of its own."""
@@ -66,8 +72,7 @@ def ui() -> Iterator[Callable[..., subprocess.Popen[str]]]:
                 stderr=subprocess.PIPE,
                 text=True,
                 start_new_session=True,
-                # What a shell starts in the background ignores it, and so would whatever that starts.
-                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+                preexec_fn=as_in_a_terminal,
             )
         )
         return started[-1]
