@@ -16,7 +16,6 @@ from deployments.aws.orchestration import Orchestration
 from deployments.aws.stack import Resource, Stacks
 from deployments.aws.steps import Steps
 
-DELETE_AT_ONCE = 1000
 IMAGES_AT_ONCE = 100
 BUCKET, REPOSITORY = "AWS::S3::Bucket", "AWS::ECR::Repository"
 

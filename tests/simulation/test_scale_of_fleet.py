@@ -58,6 +58,12 @@ def test_a_twentieth(tmp_path: Path) -> None:
 
 @pytest.mark.soak
 @pytest.mark.timeout(0)
+def test_a_fortieth_of_it_with_all_workers(tmp_path: Path) -> None:
+    simulate(25_000, 200, tmp_path)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(0)
 def test_a_million(tmp_path: Path) -> None:
     simulate(1_000_000, 200, tmp_path)
 
