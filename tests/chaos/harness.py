@@ -137,6 +137,14 @@ class Place:
         """Runs that were written down, oldest first."""
         return sorted(path.parent.name for path in self.runs.glob("*/run.json"))
 
+    def remaining(self, run_id: str) -> int | None:
+        """Documents that a run left, by its report; None where it has none yet."""
+        try:
+            found: int = json.loads((self.runs / run_id / "report.json").read_text())["remaining"]
+        except FileNotFoundError:
+            return None
+        return found
+
     def records(self) -> Iterator[dict[str, Any]]:
         """All ledger records of all runs."""
         for path in sorted(self.runs.glob("*/workers/*/*/ledger-*.jsonl")):

@@ -36,7 +36,7 @@ def rows() -> list[dict[str, str]]:
 @pytest.fixture(scope="module")
 def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Sandbox, Path]]:
     scratch = tmp_path_factory.mktemp("outcomes")
-    with Sandbox(EngineName.LAYOUT, Limits(page_timeout=30), threads=2, scratch=scratch) as running:
+    with Sandbox(EngineName.LAYOUT, Limits(), threads=2, scratch=scratch) as running:
         yield running, scratch
 
 
@@ -94,10 +94,11 @@ def endless(levels: int) -> bytes:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_a_page_that_takes_all_memory_is_not_called_damaged(tmp_path: Path) -> None:
     (tmp_path / "in.pdf").write_bytes(endless(9))
     with (
-        Sandbox(EngineName.LAYOUT, Limits(memory_mb=1024, page_timeout=100), scratch=tmp_path) as running,
+        Sandbox(EngineName.LAYOUT, Limits(memory_mb=1024, page_timeout=300), scratch=tmp_path) as running,
         pytest.raises(ConversionError) as caught,
     ):
         running.convert(tmp_path / "in.pdf", tmp_path / "out", [])

@@ -23,6 +23,8 @@ SMALL_TEXT: Final = 16.0
 _FINE: Final = 30.0
 """Pixels: what lines should then be high."""
 _SAMPLE: Final = 12
+_READABLE: Final = 0.6
+"""Mean sureness below which a line is not what the model takes it for, such as columns of Chinese from top to bottom."""
 _RIM: Final = 0.3
 
 
@@ -55,18 +57,23 @@ class Reader:
             if text.strip() and score >= LEAST_SCORE
         ]
 
-    def upside_down(self, image: Any, quads: Any) -> bool:
-        """Whether most of some lines stand on their heads."""
-        widest = sorted(quads, key=lambda quad: -_length(quad))[:_SAMPLE]
-        crops = self._loaded().crop_text_regions(image, np.array(widest))
-        found = self._loaded()._load_cls_model()(crops).cls_res or []
-        turned = sum(label == "180" and score > 0.9 for label, score in found)
-        return bool(turned > len(found) / 2)
+    def upright(self, image: Any, quads: Any) -> bool | None:
+        """Whether the lines stand on their feet (False: on their heads); None where they are unreadable either way.
 
-    def sureness(self, image: Any, quads: Any) -> float:
-        """How sure it is of a sample of the lines."""
+        The model of directions is right about lines that stand upright, and unsure of lines that stand on their heads: where
+        it is unsure, a sample is read both ways.
+        """
         longest = sorted(quads, key=lambda quad: -_length(quad))[:_SAMPLE]
-        _, scores = self._recognised(self._loaded().crop_text_regions(image, np.array(longest)))
+        crops = self._loaded().crop_text_regions(image, np.array(longest))
+        # It turns the crops themselves where it is sure of 180 degrees.
+        found = self._loaded()._load_cls_model()(list(crops)).cls_res or []
+        if sum(label == "0" and score > 0.9 for label, score in found) > len(found) / 2:
+            return True
+        here, turned = self._sureness(crops), self._sureness([np.rot90(crop, 2).copy() for crop in crops])
+        return None if max(here, turned) < _READABLE else here >= turned
+
+    def _sureness(self, crops: list[Any]) -> float:
+        _, scores = self._recognised(crops)
         return sum(float(score) for score in scores) / len(scores) if len(scores) else 0.0
 
     def _recognised(self, crops: list[Any]) -> tuple[Sequence[str], Sequence[float]]:

@@ -194,12 +194,13 @@ class PageReader:
     def _turn(self, image: Any, quads: Any) -> int:
         """By how much the page must be turned clockwise for its text to stand upright."""
         assert self._ocr is not None
+        upright = self._ocr.upright(image, quads)
         if not ocr_rules.sideways(list(quads)):
-            return 180 if self._ocr.upside_down(image, quads) else 0
-        # Tall lines are cropped turned to the left: what then is upright runs down the page.
-        if self._ocr.sureness(image, quads) < 0.6 and not self._ocr.upside_down(image, quads):
+            return 180 if upright is False else 0
+        if upright is None:
             return 0
-        return 270 if self._ocr.upside_down(image, quads) is False else 90
+        # Tall lines are cropped turned to the left: what then is upright runs down the page.
+        return 270 if upright else 90
 
     def _dpi(self, page: Any, wanted: float) -> float:
         return ocr_rules.dpi_for(page.rect.width, page.rect.height, wanted, self._most_pixels)
