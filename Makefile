@@ -61,7 +61,7 @@ setup:
 	@$(install)
 
 test:
-	@$(install) dev && $(with_args) $(pytest)
+	@$(install) dev && $(with_args) $(pytest) -n logical --dist worksteal
 
 test-slow:
 	@$(install) dev && { $(call marked,slow); }

@@ -7,7 +7,7 @@ import importlib.util
 import logging
 import os
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,6 +37,9 @@ NEED_TORCH = (
 """Tests that `make test` leaves out, and says so, where EXTRAS=dolphin was never asked for."""
 os.environ.setdefault("AWS_EC2_METADATA_DISABLED", "true")
 """Workers would ask the metadata service, and wait a second for nobody; its own tests set up one of theirs."""
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Before torch is loaded: several processes, each with threads for all cores that spin while they wait, are ten times slower.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 collect_ignore = [] if importlib.util.find_spec("torch") else list(NEED_TORCH)
 
 
@@ -51,6 +54,22 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Once more at the end: with -q there is no header."""
     for line in pytest_report_header():
         terminalreporter.write_line(line, yellow=True)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Names that are no UTF-8 (their lone surrogates) do not pass between pytest-xdist's processes: as escapes they do."""
+    report = yield
+    report.sections = [(name, _encodable(text)) for name, text in report.sections]
+    if isinstance(report.longrepr, str) or hasattr(report.longrepr, "reprcrash"):
+        text = str(report.longrepr)
+        if text != _encodable(text):
+            report.longrepr = _encodable(text)
+    return report
+
+
+def _encodable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -76,7 +76,11 @@ def test_a_laptop_waits_a_second_once(server: ImdsServer) -> None:
     assert imds.absent
 
 
-@pytest.mark.parametrize("endpoint", ["", "no address", "http://", "ftp://127.0.0.1", nobody()])
+@pytest.mark.parametrize(
+    "endpoint",
+    ["", "no address", "http://", "ftp://127.0.0.1", nobody()],
+    ids=["none", "words", "no host", "another scheme", "nobody there"],
+)
 def test_nobody_there(endpoint: str) -> None:
     assert Imds(endpoint).get(ID) is None
 
