@@ -37,7 +37,7 @@ compile := .tools/uv/bin/uv pip compile --quiet --universal --generate-hashes --
 marked = $(pytest) -m $(1) --collect-only >/dev/null 2>&1 || [ $$? -ne 5 ] || { echo "No test is marked $(1)."; exit 0; }; \
 	$(with_args) $(pytest) -m $(1)
 
-.PHONY: help convert setup test test-slow test-ui screenshots soak rehearse check checkov lock clean
+.PHONY: help convert setup test test-slow test-ui screenshots reference soak rehearse check checkov lock clean
 
 help:
 	@echo 'make convert [INPUT=samples] [OUTPUT=markdown] [ARGS="--workers 4"]'
@@ -47,6 +47,7 @@ help:
 	@echo 'make test-slow    the tests that take longer'
 	@echo 'make test-ui      the tests that drive the Prefect UI in Chromium'
 	@echo 'make screenshots  the pictures of docs/, made anew'
+	@echo 'make reference    docs/reference and THIRD_PARTY.md, made anew from the code; EXTRAS=dolphin once before'
 	@echo 'make soak         the tests that take too long for CI (docs/soak.md)'
 	@echo 'make rehearse     a run on a pretended AWS, told line by line (docs/rehearsal.md); INPUT: a folder of PDFs'
 	@echo 'make check        linter, formatting, types, import contracts'
@@ -71,6 +72,9 @@ test-ui:
 
 screenshots:
 	@$(install) dev && .venv/bin/python tests/flows/screenshots.py docs/images
+
+reference:
+	@$(install) dev && .venv/bin/python -m deployments.reference
 
 soak:
 	@$(install) dev && { $(call marked,soak) --timeout 0; }

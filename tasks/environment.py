@@ -56,22 +56,35 @@ class Contract(BaseSettings):
     model_config = SettingsConfigDict(extra="ignore", frozen=True, env_ignore_empty=True)
 
     worker_id: int = Field(ge=0)
+    """Which of the workers this is, from 0."""
     total_workers: int = Field(ge=1, le=1000)
+    """How many there are: documents are dealt to them by modulo."""
     s3_input_bucket: str
+    """The bucket with the PDFs."""
     s3_input_prefix: str = ""
+    """Where in it; default: all of it."""
     s3_output_bucket: str
+    """The bucket for the Markdown."""
     s3_output_prefix: str = ""
+    """Where in it."""
     aws_default_region: str = Field(validation_alias=AliasChoices("AWS_DEFAULT_REGION", "AWS_REGION"))
+    """Of the buckets; AWS_REGION does as well."""
     max_retries: int = Field(2, ge=0, le=20)
+    """How often a document is tried again after a transient error."""
     run_id: str | None = None
     """Default: a hash of the listing and of the run's parameters, so that workers started with the same ones join one run."""
     engine: EngineName = EngineName.DOLPHIN
+    """What turns pages into Markdown."""
     retry_failed: bool = False
+    """Also try documents again that failed for good before."""
     password_file: str | None = None
+    """Passwords for encrypted PDFs: a mounted file (one a line) or secretsmanager:NAME."""
     limit: int | None = Field(None, ge=1)
+    """Only the first so many documents, in the order of their names."""
     options: dict[str, Any] = {}
     """JSON: further options of `pdf-flows convert`, such as {"page_timeout": 300, "front_matter": true}."""
     beat_seconds: float = Field(15.0, ge=0.1, le=15.0)
+    """Between two heartbeats."""
 
     @field_validator("s3_input_bucket", "s3_output_bucket")
     @classmethod

@@ -6,7 +6,9 @@ import re
 from pathlib import Path
 
 import pymupdf
+import pytest
 
+from deployments import reference
 from tasks.engines.opening import open_document
 from tasks.engines.protocol import EngineResult, Handover, Inspection, Limits, Page, Progress
 
@@ -43,3 +45,34 @@ def test_the_example_engine_converts_a_sample(tmp_path: Path) -> None:
     seen.clear()
     assert engine.convert(sample, tmp_path, [], Limits(), progress, Handover(kept)) == result
     assert seen == []
+
+
+@pytest.fixture(scope="module")
+def made() -> dict[str, str]:
+    return reference.pages()
+
+
+@pytest.mark.parametrize("name", ["commands", "flows", "settings", "records"])
+def test_the_reference_is_that_of_the_code(made: dict[str, str], name: str) -> None:
+    page = f"docs/reference/{name}.md"
+    assert (ROOT / page).read_text() == made[page], "make reference"
+
+
+def test_third_party_software_is_listed(made: dict[str, str]) -> None:
+    # Where an extra is not installed, its packages are not known here.
+    written = (ROOT / "THIRD_PARTY.md").read_text().splitlines()
+    assert [line for line in made["THIRD_PARTY.md"].splitlines() if line not in written] == [], "make reference"
+
+
+def test_nothing_goes_without_a_word(made: dict[str, str]) -> None:
+    pages = made["docs/reference/flows.md"] + made["docs/reference/settings.md"]
+    assert [line for line in pages.splitlines() if line.startswith("| `") and line.endswith("|  |")] == []
+
+
+def test_every_link_of_the_docs_leads_somewhere() -> None:
+    lost = []
+    for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]:
+        for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text()):
+            if not target.startswith(("http://", "https://", "mailto:")) and not (page.parent / target).exists():
+                lost.append(f"{page.name}: {target}")
+    assert lost == []
