@@ -23,7 +23,7 @@ _MADE: Final = "<!-- Made by `make reference` from the code; changes here are lo
 _LISTS: Final = ("base", "dolphin", "torch-cpu")
 _OTHER_VARIABLES: Final = {
     "PDF_FLOWS_MODELS": "Where the dolphin engine's models are kept. Default: `models` in PDF_FLOWS_HOME.",
-    "PDF_FLOWS_SPOT_NOTICE_FILE": "A file that appears when the machine is about to be taken away, with `{worker}` and `{launch}` "
+    "PDF_FLOWS_SPOT_NOTICE_FILE": "A file that appears when the machine is to be taken away, with `{worker}` and `{launch}` "
     "filled in. Set by the task definition on AWS.",
     "PDF_FLOWS_LOG_GROUP": "The CloudWatch group of the workers' logs, which links and `aws logs` read. Set on AWS.",
     "PDF_FLOWS_AWS_PROJECT": "The name of the stack, where a command is not told it with `--project`.",
@@ -144,7 +144,7 @@ def _records() -> str:
 
     parts = [
         _MADE + "# Records",
-        "What a run writes below `<runs>/<run_id>/`, as JSON. Which object is where, and who writes it: [storage](../storage.md).",
+        "What a run writes below `<runs>/<run_id>/`, as JSON. Which object is where: [storage](../storage.md).",
     ]
     models: list[tuple[str, type[BaseModel]]] = [
         ("A line of `workers/<k>/<attempt>/ledger-<seq>.jsonl`", Record),
