@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -76,3 +77,26 @@ def test_every_link_of_the_docs_leads_somewhere() -> None:
             if not target.startswith(("http://", "https://", "mailto:")) and not (page.parent / target).exists():
                 lost.append(f"{page.name}: {target}")
     assert lost == []
+
+
+def said_by_the_code() -> list[str]:
+    """Every string in it, f-strings with \0 for what they fill in."""
+    found = []
+    for room in ("tasks", "deployments", "flows"):
+        for module in ROOT.glob(f"{room}/**/*.py"):
+            for node in ast.walk(ast.parse(module.read_text())):
+                if isinstance(node, ast.JoinedStr):
+                    found.append(
+                        "".join(part.value if isinstance(part, ast.Constant) else "\0" for part in node.values)
+                    )
+                elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    found.append(node.value)
+    return found
+
+
+def test_troubleshooting_quotes_what_is_said() -> None:
+    rows = re.findall(r"^\| (.*?) \| ", (ROOT / "docs/troubleshooting.md").read_text(), re.M)
+    quoted = [words for row in rows for words in re.findall(r"`([^`]+)`", row)]
+    said = said_by_the_code()
+    assert len(quoted) > 20
+    assert [words for words in quoted if not any(words in text for text in said)] == []
