@@ -83,6 +83,10 @@ class Options(BaseModel):
     """EC2 instance types that the work pool may start: the dearest bounds what a launch may cost."""
     region: str | None = None
     """AWS region of the work pool's machines; on-demand prices are taken from it."""
+    notify_topic: str | None = None
+    """ARN of an SNS topic that is told of the run."""
+    notify_block: str | None = None
+    """Slug of a Prefect notification block that is told of it."""
     deployment: str = DEPLOYMENT
     """What a work pool's workers are runs of."""
 
