@@ -465,6 +465,43 @@ def retry(
 
 
 @app.command
+def automate(
+    *,
+    after_runs: Annotated[
+        bool | None,
+        Parameter(help="Retry after each run with failures: what trying again may mend, two rounds at most."),
+    ] = None,
+    nightly: Annotated[
+        bool | None, Parameter(help="Retry what the latest run left, at 3 o'clock UTC: the same, two rounds at most.")
+    ] = None,
+    output: Annotated[str | None, Parameter(help="Of --nightly: whose failures.")] = None,
+    runs: RunsUrl = None,
+    as_json: Json = False,
+) -> int:
+    """Retries that nobody has to ask for: switch the automation and the schedule of the deployment retry-failures.
+
+    Without options it says how they stand. They need deployments and workers: pdf-flows up, or pdf-flows aws up.
+    """
+    from deployments.session import prefect_api
+    from tasks.options import one_spelling
+
+    if output is None and runs is not None:
+        raise UsageError("--runs goes with --output")
+    place = {name: one_spelling(url) for name, url in (("output", output), ("runs", runs)) if url is not None}
+    with prefect_api() as server:
+        from deployments.automating import switch
+
+        server.wait()
+        found = switch(after_runs=after_runs, nightly=nightly, place=place)
+    if as_json:
+        print_json(found.model_dump(mode="json"))
+    else:
+        for line in found.lines():
+            say(line)
+    return 0
+
+
+@app.command
 def runs(output: Output, /, *, runs: RunsUrl = None, as_json: Json = False) -> int:
     """The runs on an output, oldest first."""
     from tasks.corpus import paths

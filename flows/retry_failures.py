@@ -22,6 +22,12 @@ def retry_failures(
     prefix: str | None = None,
     retryable_only: bool = False,
     rounds: int | None = None,
+    budget: float | None = None,
+    deadline: str | None = None,
+    max_price: float | None = None,
+    price: float | None = None,
+    machine_types: str | None = None,
+    region: str | None = None,
     notify_topic: str | None = None,
     notify_block: str | None = None,
 ) -> Any:
@@ -39,8 +45,14 @@ def retry_failures(
         password_file: Where passwords for encrypted PDFs are: a path, secretsmanager:NAME or secret:NAME (a Prefect Secret).
         launcher: Where workers run: local (processes beside the parent) or work-pool (runs of the deployment convert-partition).
         prefix: Instead of one run all runs whose id begins so (20261128: of a day; *: all); what was converted since is left out.
-        retryable_only: Only failures that trying again may mend, as their records say.
-        rounds: Leave out what so many retries in a row have tried already. Default: no limit.
+        retryable_only: Only failures that trying again may mend, as their records say. Always so in runs that a schedule made.
+        rounds: Leave out what so many retries in a row have tried already. Default: no limit; 2 in runs that a schedule made.
+        budget: USD that the retry never exceeds, beside what the run cost: no more documents are begun before that.
+        deadline: Begin no more documents after so long, e.g. 48h, 90m or 2d.
+        max_price: USD an hour that a machine costs at most (the maximum price of the Spot requests).
+        price: USD an hour of a machine, where AWS's prices don't apply.
+        machine_types: EC2 instance types that the work pool may start, with commas between them.
+        region: The AWS region of these machines.
         notify_topic: An SNS topic (ARN) that is told of the end and of trouble, as of a run of convert-corpus.
         notify_block: A Prefect notification block that is told the same, by type and name: slack-webhook/ops.
     """
@@ -61,6 +73,12 @@ def retry_failures(
         prefix=prefix,
         retryable_only=retryable_only,
         rounds=rounds,
+        budget=budget,
+        deadline=deadline,
+        max_price=max_price,
+        price=price,
+        machine_types=machine_types,
+        region=region,
         notify_topic=notify_topic,
         notify_block=notify_block,
     )

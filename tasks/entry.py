@@ -10,6 +10,7 @@ from typing import Any
 from prefect import Flow
 from prefect.states import Completed, Failed
 
+from tasks.api import current_flow_run
 from tasks.conversion import Conversion, final_state
 from tasks.corpus.failures import StoreError, UsageError
 from tasks.corpus.store import open_store
@@ -20,6 +21,9 @@ from tasks.report import Report, RunState, state_name
 from tasks.scale import ask_for
 from tasks.selection import NothingToRetry, select
 from tasks.supervise import Log, Progress
+
+ROUNDS = 2
+"""Of retries that a schedule asks for; prefect.yaml has the same for the automation."""
 
 
 @dataclass
@@ -61,6 +65,9 @@ def retry(parameters: dict[str, Any], log: Log, child: Flow[..., Any]) -> Any:
     hooks = HOOKS.get() or Hooks()
     expect_failed_state()
     states: list[Any] = []
+    if (flow_run := current_flow_run()) is not None and flow_run.auto_scheduled:
+        # Nobody looks on: what can't be mended would be tried every night for ever.
+        parameters |= {"retryable_only": True, "rounds": parameters["rounds"] or ROUNDS}
     try:
         for options, selection in select(**parameters):
             log.info("Converting %d documents again, after run %s", len(selection.documents), selection.run_id)

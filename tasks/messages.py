@@ -11,7 +11,7 @@ from collections.abc import Collection
 from pydantic import BaseModel, ConfigDict
 
 from tasks.fleet.money import Money, duration
-from tasks.report import Report, RunState, rates, state_name
+from tasks.report import Report, RunState, cause, rates, state_name
 
 CAPACITY_SECONDS = 1800.0
 """Nobody has had a machine for so long: somebody should know."""
@@ -161,9 +161,18 @@ def ended(about: About, report: Report) -> Message:
     if report.left:
         lines.append(f"STILL RUNNING, and it may cost money: {', '.join(report.left)}.")
     if report.why is not None:
-        lines.insert(0, f"{report.why[0].upper()}{report.why[1:]}."[:WHY])
+        why = _without_names(report.why)
+        lines.insert(0, f"{why[0].upper()}{why[1:]}."[:WHY])
     name = f"end-{report.state.name.lower().replace('_', '-')}-{settled}-{failed}"
     return _message(about, name, what, lines, _next(about, report))
+
+
+def _without_names(why: str) -> str:
+    """Why a run stopped, without what a store or a library said: that may name documents, and mails go anywhere. Pure."""
+    word = cause(why)
+    if word not in ("breaker", "workers died", "disk full", "forbidden", "store"):
+        return why
+    return ":".join(why.split(":")[: 2 if word == "breaker" else 1]) + "; the report says more"
 
 
 def _next(about: About, report: Report) -> str:

@@ -155,7 +155,7 @@ def options_of(**parameters: Any) -> Options:
         check_run_id(parameters["run_id"])
     try:
         parameters["dolphin"] = _dolphin(parameters.get("engine"), dolphin, parameters.get("slots"))
-        parameters["terms"] = _terms(terms, parameters.get("on_demand"))
+        parameters["terms"] = terms_of(terms, parameters.get("on_demand"))
         options = Options(limits=Limits(**limits), rendering=Rendering(**rendering), **parameters)
     except ValidationError as error:
         name, why = bad_field(error)
@@ -166,7 +166,7 @@ def options_of(**parameters: Any) -> Options:
     return options
 
 
-def _terms(given: dict[str, Any], on_demand: str | None) -> Terms:
+def terms_of(given: dict[str, Any], on_demand: str | None = None) -> Terms:
     """Budget and deadline as the command line or the form gives them. Raises UsageError naming the bad one, ValidationError."""
     parsed: dict[str, Any] = {}
     for name, parse in (

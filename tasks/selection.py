@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from pydantic import ValidationError
+
 from tasks.account import reconcile_run
-from tasks.corpus.failures import Category, UsageError
+from tasks.corpus.failures import Category, UsageError, bad_field
 from tasks.corpus.outputs import existing_outputs
 from tasks.corpus.runs import Identity, RunSpec, load_manifest, read_run, resolve, starts
 from tasks.corpus.store import Store, open_store
 from tasks.engines.dolphin.settings import DolphinOptions
 from tasks.engines.protocol import EngineName, Limits, Rendering
-from tasks.options import LauncherName, Options, runs_url
+from tasks.options import LauncherName, Options, runs_url, terms_of
 from tasks.plan import Selection
 from tasks.report import read_report
 from tasks.rounds import Chosen, Recorded, choose, rounds_before
@@ -40,8 +42,7 @@ def select(
     prefix: str | None = None,
     retryable_only: bool = False,
     rounds: int | None = None,
-    notify_topic: str | None = None,
-    notify_block: str | None = None,
+    **more: Any,
 ) -> list[tuple[Options, Selection]]:
     """The retries to be made, one for each kind of run (input, output, engine, limits): their options, those of the runs where
     a retry has no say, and their documents.
@@ -51,6 +52,7 @@ def select(
         category: or several, with commas between them.
         prefix: all runs whose id begins so, instead of one; a "*" at its end means the same, alone it means all runs.
         rounds: how many retries may lead to a document's last failure; None for any number.
+        more: money, time, machines and messages, as in `options_of`.
 
     Raises UsageError for bad input, NothingToRetry where there is nothing to convert again, naming what there is.
     """
@@ -76,8 +78,7 @@ def select(
             retries=retries,
             password_file=password_file,
             launcher=launcher,
-            notify_topic=notify_topic,
-            notify_block=notify_block,
+            **more,
         )
         if partial:
             selection = _partial(runs_store, specs[0])
@@ -145,24 +146,25 @@ def _kinds(specs: list[RunSpec]) -> Iterator[list[RunSpec]]:
     yield from groups.values()
 
 
-def _options_of(
-    identity: Identity, *, runs: str | None, workers: int, retries: int, password_file: str | None, **more: Any
-) -> Options:
-    return Options(
-        input=identity.input,
-        output=identity.output,
-        runs=runs,
-        workers=workers,
-        engine=EngineName(identity.engine),
-        limits=Limits.model_validate(identity.limits),
-        rendering=Rendering.model_validate(identity.rendering),
-        dolphin=DolphinOptions.model_validate(identity.engine_options) if identity.engine_options else None,
-        retries=retries,
-        password_file=password_file,
-        # A retry is meant to fail again here and there: its state says so without being Failed.
-        max_failure_rate=1.0,
-        **more,
-    )
+def _options_of(identity: Identity, **more: Any) -> Options:
+    """Raises UsageError naming what is bad."""
+    terms = {name: more.pop(name, None) for name in ("budget", "budget_target", "deadline", "max_price")}
+    try:
+        return Options(
+            input=identity.input,
+            output=identity.output,
+            engine=EngineName(identity.engine),
+            limits=Limits.model_validate(identity.limits),
+            rendering=Rendering.model_validate(identity.rendering),
+            dolphin=DolphinOptions.model_validate(identity.engine_options) if identity.engine_options else None,
+            # A retry is meant to fail again here and there: its state says so without being Failed.
+            max_failure_rate=1.0,
+            terms=terms_of(terms),
+            **more,
+        )
+    except ValidationError as error:
+        name, why = bad_field(error)
+        raise UsageError(f"bad {name.replace('_', '-') or 'parameters'}: {why}") from None
 
 
 def _partial(runs: Store, spec: RunSpec) -> Selection | str:

@@ -177,6 +177,18 @@ def test_each_end_says_what_to_do_next() -> None:
     assert "--runs s3://runs/here" in ended(elsewhere, report(state=RunState.FAILED, failed=9, converted=31)).text
 
 
+def test_no_message_names_a_document() -> None:
+    def said(why: str) -> str:
+        return ended(ABOUT, report(state=RunState.STOPPED, why=why, remaining=1)).text.splitlines()[3]
+
+    named = "no such object: 'secret.pdf'"
+    assert said(f"breaker: STORE: {named} (30 documents in a row)") == "Breaker: STORE; the report says more."
+    assert said(f"FORBIDDEN: {named}") == "FORBIDDEN; the report says more."
+    died = f"worker 0 died again and again without progress: {named}"
+    assert said(died) == "Worker 0 died again and again without progress; the report says more."
+    assert said("budget: $3.00 are spent") == "Budget: $3.00 are spent."
+
+
 def test_an_end_like_the_one_before_is_no_news() -> None:
     stopped = report(state=RunState.STOPPED, why="interrupted", remaining=30, converted=10)
     again = stopped.model_copy(update={"why": "cancelled", "seconds": 2.0})

@@ -190,8 +190,12 @@ class Subscribed:
 
     def messages(self) -> list[tuple[str, str]]:
         """Subjects and texts since the last call."""
-        answer = self._sqs.receive_message(QueueUrl=self._url, MaxNumberOfMessages=10)
-        found: list[dict[str, Any]] = [json.loads(message["Body"]) for message in answer.get("Messages", [])]
+        found: list[dict[str, Any]] = []
+        while some := self._sqs.receive_message(QueueUrl=self._url, MaxNumberOfMessages=10).get("Messages"):
+            for message in some:
+                found.append(json.loads(message["Body"]))
+                # Else it would come again after its 30 s.
+                self._sqs.delete_message(QueueUrl=self._url, ReceiptHandle=message["ReceiptHandle"])
         return [(one["Subject"], one["Message"]) for one in found]
 
 
