@@ -65,10 +65,9 @@ def retry(parameters: dict[str, Any], log: Log, child: Flow[..., Any]) -> Any:
     hooks = HOOKS.get() or Hooks()
     expect_failed_state()
     states: list[Any] = []
-    if (flow_run := current_flow_run()) is not None and flow_run.auto_scheduled:
-        # Nobody looks on: what can't be mended would be tried every night for ever.
-        parameters |= {"retryable_only": True, "rounds": parameters["rounds"] or ROUNDS}
     try:
+        if (flow_run := current_flow_run()) is not None and flow_run.auto_scheduled:
+            parameters = unattended(parameters)
         for options, selection in select(**parameters):
             log.info("Converting %d documents again, after run %s", len(selection.documents), selection.run_id)
             states.append(_run(options, log, child, selection, hooks))
@@ -81,6 +80,11 @@ def retry(parameters: dict[str, Any], log: Log, child: Flow[..., Any]) -> Any:
     except UsageError as error:
         return _refused(hooks, log, error)
     return states[0] if len(states) == 1 else _of_all(states)
+
+
+def unattended(parameters: dict[str, Any]) -> dict[str, Any]:
+    """The parameters of a retry that a schedule made. Nobody looks on: what can't be mended would be tried for ever."""
+    return parameters | {"retryable_only": True, "rounds": parameters["rounds"] or ROUNDS}
 
 
 def _of_all(states: list[Any]) -> Any:

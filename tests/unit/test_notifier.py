@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -230,6 +231,30 @@ def test_a_topic_out_of_reach_is_refused_in_a_line(topic: Subscribed, monkeypatc
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(UsageError, match=r"can't be reached \(Could not connect to the endpoint URL"):
         Topic(topic.arn)
+
+
+def test_who_may_publish_need_not_be_allowed_to_ask(topic: Subscribed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the role of the parents on AWS; AWS's answer, AWS documentation, "Common errors" of SNS."""
+    error = b"<Error><Type>Sender</Type><Code>AuthorizationError</Code><Message>no</Message></Error>"
+    refusal = b"<ErrorResponse>" + error + b"</ErrorResponse>"
+    asked: list[bytes] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            asked.append(self.rfile.read(int(self.headers["Content-Length"])))
+            self.send_response(403)
+            self.send_header("Content-Length", str(len(refusal)))
+            self.end_headers()
+            self.wfile.write(refusal)
+
+        def log_message(self, *words: Any) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+        assert Topic(topic.arn).name == f"SNS topic {topic.arn}"
+        server.shutdown()
+    assert [b"Action=GetTopicAttributes" in one for one in asked] == [True]
 
 
 def test_an_answer_of_sns_that_is_lost_is_no_reason_to_tell_again(topic: Subscribed) -> None:

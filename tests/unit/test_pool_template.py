@@ -266,6 +266,7 @@ def test_pools_deployments_and_the_trigger(api: str) -> None:
     # Deploying again leaves them on.
     deploy(OUTPUTS, environment)
     assert automating.read(environment) == on
+    assert scheduled(api, retry["id"]), "by which the flow knows that nobody looks on"
     assert automating.switch(environment, nightly=False) == on.model_copy(update={"nightly": False})
     time.sleep(2)
     terms = {"budget": 12.5, "workers": 3, "notify_block": "slack-webhook/ops"}
@@ -288,6 +289,16 @@ def test_pools_deployments_and_the_trigger(api: str) -> None:
     triggered(api, retry["id"], 3)
     time.sleep(3)
     assert [run["parameters"]["run_id"][-1] for run in asked_for(api, retry["id"])] == ["a", "b", "d"]
+
+
+def scheduled(api: str, deployment: str) -> list[dict[str, Any]]:
+    """The runs that a deployment's schedule has made, once there are any."""
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        if found := [run for run in _runs_of(api, deployment) if run["auto_scheduled"]]:
+            return found
+        time.sleep(0.5)
+    return []
 
 
 def triggered(api: str, deployment: str, count: int) -> list[dict[str, Any]]:
@@ -330,10 +341,14 @@ def set_states(api: str, id: str, state: dict[str, str]) -> None:
 
 def asked_for(api: str, deployment: str) -> list[dict[str, Any]]:
     """The runs of a deployment, oldest first; not those that its schedule makes."""
+    return [run for run in _runs_of(api, deployment) if not run["auto_scheduled"]]
+
+
+def _runs_of(api: str, deployment: str) -> list[dict[str, Any]]:
     answer = httpx.post(
         f"{api}/flow_runs/filter", json={"deployments": {"id": {"any_": [deployment]}}}, timeout=30
     ).raise_for_status()
-    return sorted((run for run in answer.json() if not run["auto_scheduled"]), key=lambda run: run["created"])
+    return sorted(answer.json(), key=lambda run: run["created"])
 
 
 @pytest.mark.slow

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,14 @@ from test_notifier import Subscribed
 from flows.convert_corpus import convert_corpus
 from flows.retry_failures import retry_failures
 from tasks.channels import open_channels
+from tasks.conversion import Conversion
 from tasks.corpus.failures import UsageError
 from tasks.corpus.runs import latest, read_run
 from tasks.corpus.store import open_store
-from tasks.entry import HOOKS, Hooks
+from tasks.entry import HOOKS, ROUNDS, Hooks
+from tasks.live_page import LivePage
 from tasks.messages import Message
+from tasks.notifier import Notifier
 from tasks.report import Report
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -36,6 +40,8 @@ class Hook:
     def __init__(self) -> None:
         self.received: list[dict[str, Any]] = []
         self.failures = 0
+        self.then: Callable[[str], None] = lambda subject: None
+        """Called with each subject."""
         hook = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -43,10 +49,11 @@ class Hook:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 status = 500 if hook.failures else 204
                 hook.failures = max(0, hook.failures - 1)
-                if status == 204:
-                    hook.received.append(body)
                 self.send_response(status)
                 self.end_headers()
+                if status == 204:
+                    hook.received.append(body)
+                    hook.then(body["subject"])
 
             def log_message(self, *words: Any) -> None: ...
 
@@ -122,8 +129,8 @@ def test_states_messages_and_two_rounds(prefect_api: str, hook: Hook, moto_s3: M
 
     # As the automation asks, with a webhook that answers 500 at first.
     hook.failures = 1
-    automatic = {"retryable_only": True, "rounds": 2}
-    for _ in range(2):
+    automatic = {"retryable_only": True, "rounds": ROUNDS}
+    for _ in range(ROUNDS):
         again = retry_failures(run_id=latest(runs), **place, **automatic, **told, return_state=True)
         assert outcome(again) == ("COMPLETED", "Completed with failures")
         run_id = latest(runs)
@@ -135,6 +142,35 @@ def test_states_messages_and_two_rounds(prefect_api: str, hook: Hook, moto_s3: M
     assert outcome(nothing) == ("COMPLETED", "Nothing to retry")
     assert "were not tried in 2 rounds already" in (nothing.message or "")
     assert (hook.taken(), topic.messages()) == ([], [])
+
+
+def test_failures_over_the_limit_are_told_while_the_run_goes_on(
+    hook: Hook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.conversion.LivePage", partial(LivePage, seconds=0.2))
+    monkeypatch.setattr("tasks.conversion.Notifier", partial(Notifier, seconds=0.2))
+    (tmp_path / "in").mkdir()
+    # The heavier comes first. The other would take ten minutes: it is still in hand when somebody has been told.
+    (tmp_path / "in" / "bad.pdf").write_text("%PDF-dummy fail=DAMAGED\n" + 1000 * "x")
+    (tmp_path / "in" / "long.pdf").write_text("%PDF-dummy pages=1000 seconds=0.6\n")
+    started: list[Conversion] = []
+    hook.then = lambda subject: started[0].stop("interrupted")
+    token = HOOKS.set(Hooks(on_start=started.append))
+    try:
+        stopped = convert_corpus(
+            input=str(tmp_path / "in"),
+            output=str(tmp_path / "out"),
+            engine="dummy",
+            workers=1,
+            notify_block="custom-webhook/ops",
+            return_state=True,
+        )
+    finally:
+        HOOKS.reset(token)
+        hook.then = lambda subject: None
+    assert outcome(stopped) == ("FAILED", "Stopped: interrupted")
+    told = [subject.partition(": ")[2] for subject in hook.taken()]
+    assert told == ["failure rate 100 %, the limit is 5 %", "Stopped: interrupted"]
 
 
 def test_a_budget_that_starts_no_machine_and_a_run_with_nothing_to_do(hook: Hook, tmp_path: Path) -> None:

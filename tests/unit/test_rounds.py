@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from inspect import signature
+from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from lives_kit import Case, Cases, cases, documents
+from prefect.states import Completed, Failed
 from test_plan import whole
 
-from tasks.corpus.audit import Failed
+from flows.retry_failures import retry_failures
+from tasks.corpus.audit import Failed as FailedDocument
 from tasks.corpus.failures import Category, Failure, Phase, UsageError
 from tasks.corpus.ledger import Outcome
 from tasks.corpus.runs import RunSpec
 from tasks.engines.protocol import Limits
+from tasks.entry import _of_all, unattended
 from tasks.plan import Selection
 from tasks.rounds import Recorded, choose, rounds_before
 from tasks.selection import NothingToRetry, select
@@ -22,12 +28,12 @@ from tasks.selection import NothingToRetry, select
 
 def failed(
     key: str, category: Category = Category.STORE, *, retryable: bool = True, outcome: Outcome = Outcome.FAILED
-) -> Failed:
+) -> FailedDocument:
     failure = Failure(category=category, phase=Phase.CONVERT, message="", retryable=retryable)
-    return Failed(index=0, key=key, name=f"{key}.md", outcome=outcome, failure=failure)
+    return FailedDocument(index=0, key=key, name=f"{key}.md", outcome=outcome, failure=failure)
 
 
-def run(run_id: str, rounds: int, *failures: Failed) -> Recorded:
+def run(run_id: str, rounds: int, *failures: FailedDocument) -> Recorded:
     return Recorded(run_id=run_id, rounds=rounds, failures=list(failures))
 
 
@@ -54,6 +60,34 @@ def test_what_cannot_be_mended_and_what_was_tried_enough_is_left_out() -> None:
     chosen = choose([killer, third, first], set(), retryable=True, limit=2)
     assert (chosen.documents, chosen.spent, chosen.hopeless) == ({"b": "b.md"}, 1, 2)
     assert set(choose([killer, third, first], set()).documents) == set("abcd")
+
+
+def test_a_retry_that_a_schedule_made_has_the_same_limits() -> None:
+    by_hand = {"output": "out", "retryable_only": False, "rounds": None}
+    assert unattended(by_hand) == {"output": "out", "retryable_only": True, "rounds": 2}
+    assert unattended(by_hand | {"rounds": 1})["rounds"] == 1
+    declared = yaml.safe_load((Path(__file__).resolve().parents[2] / "prefect.yaml").read_text())
+    (retry,) = [one for one in declared["deployments"] if one["name"] == "retry-failures"]
+    (trigger,) = retry["triggers"]
+    assert {name: trigger["parameters"][name] for name in AUTOMATIC} == AUTOMATIC
+    assert (trigger["enabled"], [one["active"] for one in retry["schedules"]]) == (False, [False])
+    # Whatever the automation hands on is a parameter of the flow.
+    assert set(trigger["parameters"]) <= set(signature(retry_failures.fn).parameters)
+
+
+def test_several_retries_have_one_state() -> None:
+    good, bad = Completed(name="Completed"), Completed(name="Completed with failures")
+    stopped = Failed(name="Stopped: budget", message="budget: spent")
+    assert (_of_all([good, good]).name, _of_all([good, good]).message) == ("Completed", "2 Completed")
+    # Another name than that of a run with failures: there is no run that the automation could ask for.
+    mixed = _of_all([bad, good, bad])
+    assert (mixed.name, mixed.message) == (
+        "Completed with failures in 2 of 3 runs",
+        "2 Completed with failures, 1 Completed",
+    )
+    end = _of_all([good, stopped])
+    assert (end.name, end.type.value) == ("Stopped: budget", "FAILED")
+    assert end.message == "1 Completed, 1 Stopped: budget; budget: spent"
 
 
 outcomes = st.sampled_from([Outcome.FAILED, Outcome.QUARANTINED])
