@@ -42,6 +42,16 @@ PasswordFile = Annotated[
 ]
 
 
+NotifyTopic = Annotated[
+    str | None,
+    Parameter(
+        help="SNS topic (ARN) that is told of the end, too many failures, 50, 90 and 100 % of the budget, missing machines."
+    ),
+]
+NotifyBlock = Annotated[
+    str | None,
+    Parameter(help="Prefect notification block that is told the same, by type and name: slack-webhook/ops."),
+]
 MONEY = Group("Money, time and machines", sort_key=2)
 
 
@@ -131,6 +141,8 @@ def convert(
             group=MONEY, help="One worker converts so many documents first. Default: 20 on a work pool, else none."
         ),
     ] = None,
+    notify_topic: NotifyTopic = None,
+    notify_block: NotifyBlock = None,
     as_json: Json = False,
 ) -> int:
     """Convert every PDF below INPUT into Markdown below OUTPUT. Run it again after a stop: it goes on."""
@@ -177,8 +189,10 @@ def convert(
         "machine_types": machine_types,
         "region": region,
         "canary": canary,
+        "notify_topic": notify_topic,
+        "notify_block": notify_block,
     }
-    for name in ("budget", "budget_target", "deadline", "max_price"):
+    for name in ("budget", "budget_target", "deadline", "max_price", "notify_topic", "notify_block"):
         value = parameters[name]
         if isinstance(value, str) and not value.strip():
             raise UsageError(
@@ -391,7 +405,9 @@ def retry(
     /,
     *,
     runs: RunsUrl = None,
-    category: Annotated[str | None, Parameter(help="Only failures of this category.")] = None,
+    category: Annotated[
+        str | None, Parameter(help="Only failures of this category, or of several with commas between them.")
+    ] = None,
     partial: Annotated[bool, Parameter(negative="", help="The documents published with gaps instead.")] = False,
     document: Annotated[
         list[str] | None, Parameter(negative="", help="Only this document (may be given again).")
@@ -399,9 +415,20 @@ def retry(
     workers: Workers = 2,
     retries: Retries = 2,
     password_file: PasswordFile = None,
+    prefix: Annotated[
+        str | None,
+        Parameter(help="Instead of one run all runs whose id begins so (20261128: of a day); quoted '*' for all."),
+    ] = None,
+    retryable_only: Annotated[
+        bool, Parameter(negative="", help="Only failures that trying again may mend, as their records say.")
+    ] = False,
+    rounds: Annotated[int | None, Parameter(help="Leave out what so many retries in a row have tried already.")] = None,
+    notify_topic: NotifyTopic = None,
+    notify_block: NotifyBlock = None,
     as_json: Json = False,
 ) -> int:
     """Convert again what a run recorded as failed, as a new run with the same parameters."""
+    from tasks.channels import open_channels
     from tasks.selection import select
 
     _stores(output, runs)
@@ -415,10 +442,18 @@ def retry(
         "workers": workers,
         "retries": retries,
         "password_file": _password_file(password_file),
+        "prefix": prefix,
+        "retryable_only": retryable_only,
+        "rounds": rounds,
+        "notify_topic": notify_topic,
+        "notify_block": notify_block,
     }
     # Nothing to convert again is said before a server is started, and "the latest" is settled for good.
-    options, selection = select(**parameters)
-    parameters |= {"output": options.output, "runs": options.runs, "run_id": selection.run_id}
+    options, selection = select(**parameters)[0]
+    open_channels(notify_topic, None)
+    parameters |= {"output": options.output, "runs": options.runs}
+    if prefix is None:
+        parameters["run_id"] = selection.run_id
 
     from deployments.session import prefect_api, run_flow
 
@@ -427,6 +462,43 @@ def retry(
 
         server.wait()
         return run_flow(lambda: retry_failures(**parameters, return_state=True), as_json=as_json)
+
+
+@app.command
+def automate(
+    *,
+    after_runs: Annotated[
+        bool | None,
+        Parameter(help="Retry after each run with failures: what trying again may mend, two rounds at most."),
+    ] = None,
+    nightly: Annotated[
+        bool | None, Parameter(help="Retry what the latest run left, at 3 o'clock UTC: the same, two rounds at most.")
+    ] = None,
+    output: Annotated[str | None, Parameter(help="Of --nightly: whose failures.")] = None,
+    runs: RunsUrl = None,
+    as_json: Json = False,
+) -> int:
+    """Retries that nobody has to ask for: switch the automation and the schedule of the deployment retry-failures.
+
+    Without options it says how they stand. They need deployments and workers: pdf-flows up, or pdf-flows aws up.
+    """
+    from deployments.session import prefect_api
+    from tasks.options import one_spelling
+
+    if output is None and runs is not None:
+        raise UsageError("--runs goes with --output")
+    place = {name: one_spelling(url) for name, url in (("output", output), ("runs", runs)) if url is not None}
+    with prefect_api() as server:
+        from deployments.automating import switch
+
+        server.wait()
+        found = switch(after_runs=after_runs, nightly=nightly, place=place)
+    if as_json:
+        print_json(found.model_dump(mode="json"))
+    else:
+        for line in found.lines():
+            say(line)
+    return 0
 
 
 @app.command
@@ -514,6 +586,7 @@ def _quote(options: Any, as_json: bool) -> int:
 
 
 def _first_look(source: Any, output: Any, runs: Any, options: Any) -> None:
+    from tasks.channels import open_channels
     from tasks.corpus.runs import read_run, refuse_while_living
     from tasks.corpus.store import check_readable
     from tasks.passwords import PREFECT_SECRET, read_passwords
@@ -531,6 +604,8 @@ def _first_look(source: Any, output: Any, runs: Any, options: Any) -> None:
         check_same(read_run(runs, options.run_id), options)
     if options.password_file is not None and not options.password_file.startswith(PREFECT_SECRET):
         read_passwords(options.password_file)
+    # Blocks are of the Prefect API, which is not there yet.
+    open_channels(options.notify_topic, None)
     refuse_nothing(source)
 
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from deployments.automating import Switches, read, restore
 from tasks.corpus.failures import PdfFlowsError
 
 DEPLOY_SECONDS = 300.0
@@ -14,7 +15,24 @@ FAULTS = ("Error", "error:", "not found", "not exist", "Skipping deployment", "F
 
 
 def deploy_all(root: Path, environment: Mapping[str, str]) -> None:
-    """Deploy every deployment of the clone's prefect.yaml. Raises PdfFlowsError with Prefect's reason."""
+    """Deploy every deployment of the clone's prefect.yaml. Raises PdfFlowsError with Prefect's reason.
+
+    Schedule and automation of retry-failures stay switched on where they are: prefect.yaml alone would switch them off.
+    """
+    before = _switches(environment)
+    _deploy_all(root, environment)
+    if before is not None:
+        restore(environment, before)
+
+
+def _switches(environment: Mapping[str, str]) -> Switches | None:
+    try:
+        return read(environment)
+    except PdfFlowsError:
+        return None  # the first time, or nobody answers, which deploying will say
+
+
+def _deploy_all(root: Path, environment: Mapping[str, str]) -> None:
     words = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
     try:
         done = subprocess.run(

@@ -115,24 +115,26 @@ def run_flow(call: Callable[[], Any], *, as_json: bool) -> int:
             try:
                 state = call()
             except httpx.HTTPError as error:
-                if hooks.report is None and hooks.error is None:
+                if not hooks.reports and hooks.error is None:
                     raise PdfFlowsError(f"the Prefect API does not answer any more: {error}") from error
                 # The work is done and accounted for; only Prefect's own record of this run is incomplete.
                 say(f"the Prefect API was gone at the end ({type(error).__name__}); the ledger has everything")
     finally:
         HOOKS.reset(token)
-    if hooks.report is not None:
-        if hooks.report.exit_code == STOPPED:
-            say(f"pdf-flows: stopped: {hooks.report.why}; run the same command again to go on")
-        elif hooks.report.exit_code == 1:
-            say(f"pdf-flows: why documents failed: pdf-flows failures {shlex.quote(hooks.report.output)}")
+    if hooks.reports:
+        worst = max(hooks.reports, key=lambda report: report.exit_code)
+        if worst.exit_code == STOPPED:
+            say(f"pdf-flows: stopped: {worst.why}; run the same command again to go on")
+        elif worst.exit_code == 1:
+            say(f"pdf-flows: why documents failed: pdf-flows failures {shlex.quote(worst.output)}")
         if as_json:
             import json
 
-            sys.stdout.write(json.dumps(hooks.report.line()) + "\n")
+            for report in hooks.reports:
+                sys.stdout.write(json.dumps(report.line()) + "\n")
             sys.stdout.flush()
-        leave_when_api_is_gone(hooks.report.exit_code)
-        return hooks.report.exit_code
+        leave_when_api_is_gone(worst.exit_code)
+        return worst.exit_code
     if hooks.error is not None:
         say(f"pdf-flows: {hooks.error}")
         return 2

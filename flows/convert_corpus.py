@@ -49,6 +49,8 @@ def convert_corpus(
     machine_types: str | None = None,
     region: str | None = None,
     canary: int | None = None,
+    notify_topic: str | None = None,
+    notify_block: str | None = None,
 ) -> Any:
     """Convert every PDF below the input into Markdown below the output, once, whatever happens to the workers.
 
@@ -95,6 +97,8 @@ def convert_corpus(
         machine_types: EC2 instance types that the work pool may start, with commas between them.
         region: The AWS region of these machines.
         canary: One worker converts so many documents before the others start. Default: 20 on a work pool, else none.
+        notify_topic: An SNS topic (ARN) that is told of the end, many failures, 50, 90 and 100 % of the budget, no machines.
+        notify_block: A Prefect notification block that is told the same, by type and name: slack-webhook/ops.
     """
     from flows.convert_partition import convert_partition
     from tasks.entry import convert
@@ -139,5 +143,7 @@ def convert_corpus(
         machine_types=machine_types,
         region=region,
         canary=canary,
+        notify_topic=notify_topic,
+        notify_block=notify_block,
     )
     return convert(parameters, get_run_logger(), convert_partition, dry_run=dry_run)

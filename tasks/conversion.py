@@ -20,9 +20,12 @@ from tasks.account import conclude, left_to_do, reconcile_run
 from tasks.api import being_cancelled, current_flow_run
 from tasks.artifacts import RunProgress, name_flow_run, publish_run, ui_address
 from tasks.canary import Canary, Waiting, keep_verdict, read_verdict
+from tasks.channels import open_channels
 from tasks.cores import usable_cores
+from tasks.corpus import paths
 from tasks.corpus.checkpoints import sweep
 from tasks.corpus.failures import PdfFlowsError, StoreError, UsageError
+from tasks.corpus.names import printable
 from tasks.corpus.partition import Bitmap
 from tasks.corpus.runs import RunSpec, load_manifest
 from tasks.corpus.settled import SettledBy, write_settled
@@ -38,14 +41,17 @@ from tasks.fleet.supervisor import Patience
 from tasks.launch import LocalLauncher, WorkPoolLauncher
 from tasks.lease import ParentLease
 from tasks.live_page import LivePage
+from tasks.messages import About, Standing
+from tasks.notifier import Notifier
 from tasks.options import LauncherName, Options
 from tasks.passwords import read_passwords
 from tasks.plan import Planned, Selection, Stores, open_stores, plan_run
 from tasks.pulse import PARENT_PATIENCE_SECONDS
-from tasks.report import Report, RunState
+from tasks.report import Report, RunState, state_name
 from tasks.scratch import scratch_folder
 from tasks.supervise import Log, Progress, Supervision, end_former_lives
 from tasks.treasury import Treasury
+from tasks.view import RunView
 from tasks.weights import check_model
 
 _log = logging.getLogger("pdf_flows.conversion")
@@ -269,6 +275,8 @@ class Conversion:
         self._supervision: Supervision | None = None
         self._shown: RunProgress | None = None
         self._stopped: str | None = None
+        self._documents = 0
+        """Of the run."""
         self.cancelled = False
         """Its flow run was cancelled: in the UI, or through the API."""
 
@@ -283,6 +291,7 @@ class Conversion:
         options, log = self._options, self._log
         begun = time.monotonic()
         read_passwords(options.password_file)
+        channels = open_channels(options.notify_topic, options.notify_block)
         if OVERRIDE in os.environ and options.launcher is LauncherName.LOCAL:
             own_machine()
         if options.dolphin is not None and options.launcher is LauncherName.LOCAL:
@@ -296,6 +305,7 @@ class Conversion:
             raise UsageError(planned.message or "the run could not be planned")
         done: Planned = planned.result()
         spec = done.spec
+        self._documents = spec.documents
         name_flow_run(spec.run_id, log)
         for note in done.notes:
             log.warning("%s", note)
@@ -309,6 +319,15 @@ class Conversion:
             LivePage(runs, spec, ui_address()) as page,
         ):
             start = _Start.of(options, done, lease, stores, self._child)
+            notifier = Notifier(
+                runs,
+                lease.epoch,
+                _about(options, spec, runs, flow_run_id),
+                channels,
+                lambda: self._standing(page.view(), start.money()),
+                log,
+                ours=lambda: not lease.superseded,
+            )
             waiting, before = start.waiting, start.pages_before
             log.info(
                 "Run %s: %d documents, %d waiting, %d workers", spec.run_id, spec.documents, waiting, options.workers
@@ -319,7 +338,7 @@ class Conversion:
                 if self._stopped is not None:
                     self._supervision.stop(self._stopped)
                 progress = RunProgress(waiting, log, money=start.money, view=page.view)
-                with progress as self._shown, self._noticing():
+                with progress as self._shown, notifier, self._noticing():
                     try:
                         stopped = self._supervise(self._supervision)
                     finally:
@@ -346,6 +365,8 @@ class Conversion:
             )
             if not heir and (last := page.conclude(report)) is not None and self._shown is not None:
                 self._shown.conclude(last)
+            if not heir:
+                notifier.conclude(report)
             if report.remaining == 0 and report.state is not RunState.STOPPED:
                 _sweep(runs, spec.run_id)
         self.cancelled = self.cancelled or (report.state is RunState.STOPPED and being_cancelled())
@@ -370,6 +391,20 @@ class Conversion:
             if criterion.met is not None:
                 log.log(logging.INFO if criterion.met else logging.WARNING, "%s", criterion.line().strip())
         return report
+
+    def _standing(self, view: RunView | None, money: Money | None) -> Standing | None:
+        """For those who tell people. Any thread."""
+        if (supervision := self._supervision) is None:
+            return None
+        return Standing(
+            documents=view.documents if view is not None else self._documents,
+            settled=view.done if view is not None else 0,
+            failed=view.failed if view is not None else 0,
+            max_failure_rate=self._options.max_failure_rate,
+            money=money,
+            stopping=supervision.stopping,
+            without=supervision.without,
+        )
 
     def _show(self, progress: Progress) -> None:
         self._on_progress(progress)
@@ -410,6 +445,20 @@ class Conversion:
                 self.stop("cancelled" if self.cancelled else "interrupted")
 
 
+def _about(options: Options, spec: RunSpec, runs: Store, flow_run_id: str | None) -> About:
+    """What all messages of the run name."""
+    ui = ui_address()
+    return About(
+        run_id=spec.run_id,
+        input=printable(spec.identity.input),
+        output=printable(spec.identity.output),
+        engine=spec.identity.engine,
+        page=printable(f"{runs.url.rstrip('/')}/{paths.report_page(spec.run_id)}"),
+        elsewhere=printable(options.runs) if options.runs is not None else None,
+        link=f"{ui}/runs/flow-run/{flow_run_id}" if ui and flow_run_id is not None else "",
+    )
+
+
 def _sweep(runs: Store, run_id: str) -> None:
     """Nothing is left to go on with: checkpoints that nobody removed (of documents that failed, or were recovered) go."""
     try:
@@ -423,9 +472,10 @@ def final_state(report: Report, *, cancelled: bool = False) -> Any:
     message = report.why or f"{report.converted} converted, {report.skipped} skipped"
     if cancelled:
         return Cancelled(message=message)
+    name = state_name(report.state, report.why)
     if report.state in (RunState.FAILED, RunState.STOPPED):
-        return Failed(name=report.state.value, message=message)
-    return Completed(name=report.state.value, message=message)
+        return Failed(name=name, message=message)
+    return Completed(name=name, message=message)
 
 
 def _relay(line: str) -> None:

@@ -83,6 +83,10 @@ class Options(BaseModel):
     """EC2 instance types that the work pool may start: the dearest bounds what a launch may cost."""
     region: str | None = None
     """AWS region of the work pool's machines; on-demand prices are taken from it."""
+    notify_topic: str | None = None
+    """ARN of an SNS topic that is told of the run."""
+    notify_block: str | None = None
+    """Slug of a Prefect notification block that is told of it."""
     deployment: str = DEPLOYMENT
     """What a work pool's workers are runs of."""
 
@@ -151,7 +155,7 @@ def options_of(**parameters: Any) -> Options:
         check_run_id(parameters["run_id"])
     try:
         parameters["dolphin"] = _dolphin(parameters.get("engine"), dolphin, parameters.get("slots"))
-        parameters["terms"] = _terms(terms, parameters.get("on_demand"))
+        parameters["terms"] = terms_of(terms, parameters.get("on_demand"))
         options = Options(limits=Limits(**limits), rendering=Rendering(**rendering), **parameters)
     except ValidationError as error:
         name, why = bad_field(error)
@@ -162,7 +166,7 @@ def options_of(**parameters: Any) -> Options:
     return options
 
 
-def _terms(given: dict[str, Any], on_demand: str | None) -> Terms:
+def terms_of(given: dict[str, Any], on_demand: str | None = None) -> Terms:
     """Budget and deadline as the command line or the form gives them. Raises UsageError naming the bad one, ValidationError."""
     parsed: dict[str, Any] = {}
     for name, parse in (

@@ -110,11 +110,53 @@ def judge(account: Account, stopped: str | None, max_failure_rate: float) -> tup
     if failures and account.failure_rate > max_failure_rate:
         return (
             RunState.FAILED,
-            f"failure rate {account.failure_rate:.1%} over the limit of {max_failure_rate:.1%} ({failures} documents)",
+            "failure rate {} over the limit of {}".format(*rates(account.failure_rate, max_failure_rate))
+            + f" ({failures} documents)",
         )
     if failures:
         return RunState.COMPLETED_WITH_FAILURES, f"{failures} of {account.documents} documents failed"
     return RunState.COMPLETED, None
+
+
+CAUSES = (
+    ("budget", "budget"),
+    ("the deadline", "deadline"),
+    ("deadline", "deadline"),
+    ("no machine that is started now would be ready before the deadline", "deadline"),
+    ("canary", "canary"),
+    ("breaker", "breaker"),
+    ("cancelled", "cancelled"),
+    ("interrupted", "interrupted"),
+    ("terminated", "interrupted"),
+    ("notice", "machine taken away"),
+    ("another parent", "taken over"),
+    ("worker ", "workers died"),
+    ("DISK_FULL", "disk full"),
+    ("FORBIDDEN", "forbidden"),
+    ("STORE", "store"),
+)
+"""How the sentences begin that say why a run stopped, and the word for each."""
+
+
+def cause(why: str | None) -> str | None:
+    """Why a run stopped, in a word; None where there is none for it. Pure."""
+    return next((word for begin, word in CAUSES if (why or "").startswith(begin)), None)
+
+
+def state_name(state: RunState, why: str | None) -> str:
+    """What the flow run's state is called: "Stopped: budget" says more than "Stopped". Pure."""
+    word = cause(why) if state is RunState.STOPPED else None
+    return f"{state.value}: {word}" if word is not None else state.value
+
+
+def rates(rate: float, limit: float) -> tuple[str, str]:
+    """A share and its limit for people, "7 %" and "5 %", with as many digits as it takes to tell them apart. Pure."""
+    shown = [""]
+    for digits in range(1, 12):
+        shown = [f"{100 * share:.{digits}f}".rstrip("0").rstrip(".") for share in (rate, limit)]
+        if rate == limit or shown[0] != shown[1]:
+            break
+    return f"{shown[0]} %", f"{shown[-1]} %"
 
 
 def read_report(runs: Store, run_id: str) -> Report | None:

@@ -100,6 +100,8 @@ class Supervision:
         """Fences that the store did not take: until it does, nobody knows that those lives are over, and none is relaunched."""
         self.left_to = False
         """Another parent took the run over; the workers are its."""
+        self._without: float | None = None
+        """Since when nobody has a machine, though documents wait for one."""
 
     def adopt(self, handles: dict[int, Handle]) -> None:
         """Take over living workers that a former parent launched."""
@@ -114,6 +116,17 @@ class Supervision:
         """Stop claiming; what is in hand may end."""
         if self._stop is None:
             self._stop = reason
+
+    @property
+    def stopping(self) -> str | None:
+        """Why the run claims no more; None while it does. Any thread."""
+        return self._fleet.stopping
+
+    @property
+    def without(self) -> float:
+        """Seconds that nobody has had a machine, though documents wait for one. Any thread."""
+        since = self._without
+        return self._clock() - since if since is not None else 0.0
 
     def kill(self) -> None:
         """End all workers now."""
@@ -303,6 +316,14 @@ class Supervision:
         self._scale(now)
         self._judge()
         self._govern(now)
+        self._look_for_machines(now)
+
+    def _look_for_machines(self, now: float) -> None:
+        waits = self._fleet.stopping is None and self._fleet.wanted > 0 and self._fleet.free > 0
+        if not waits or any(watch.handle is not None and watch.handle.begun for watch in self._watches.values()):
+            self._without = None
+        elif self._without is None:
+            self._without = now
 
     def _look_at(self, watch: Watch) -> None:
         try:

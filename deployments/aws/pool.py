@@ -245,11 +245,13 @@ def defaults_of(outputs: Mapping[str, str], parameters: Mapping[str, str]) -> di
         if outputs.get(bucket):
             # Workers may touch these prefixes only (docs/iam.md).
             known[field] = f"s3://{outputs[bucket]}/{parameters.get(prefix, f'{field}/')}".rstrip("/")
-    output = dict(known)
-    output.pop("input", None)
-    if "TaskDefinitionArn" in outputs:
+    output = {name: value for name, value in known.items() if name == "output"}
+    if outputs.get("TaskDefinitionArn"):
         known["region"] = outputs["TaskDefinitionArn"].split(":")[3]
-    return {"convert-corpus": known, "retry-failures": output, "scale-run": output}
+    if outputs.get("TopicArn"):
+        known["notify_topic"] = outputs["TopicArn"]
+    again = {name: value for name, value in known.items() if name != "input"}
+    return {"convert-corpus": known, "retry-failures": again, "scale-run": output}
 
 
 def _fill(wanted: Mapping[str, Mapping[str, Any]], environment: Mapping[str, str]) -> str:

@@ -141,6 +141,11 @@ def replaced(run_id: str, key: str) -> str:
     return f"{run_id}/replaced/{key}"
 
 
+def told(run_id: str) -> str:
+    """Prefix of the messages that people were sent, one object each."""
+    return f"{run_id}/told/"
+
+
 def report(run_id: str) -> str:
     """The run's last word."""
     return f"{run_id}/report.json"

@@ -243,8 +243,8 @@ class RunPage:
         self.page.locator(".p-tab-navigation, .p-tabs__tabs, [class*=tab]").get_by_text(tab, exact=True).first.click()
 
     def wait(self, *states: str) -> str:
-        """Wait until the badge names one of these states; returns it. The page follows by itself."""
-        some = re.compile("|".join(rf"^\s*{re.escape(state)}\s*$" for state in states))
+        """Wait until the badge names one of these states, alone or with a cause; returns it. The page follows by itself."""
+        some = re.compile("|".join(rf"^\s*{re.escape(state)}(: .+)?\s*$" for state in states))
         expect(self.state).to_have_text(some, timeout=RUN_SECONDS * 1000)
         return self.state.inner_text().strip()
 

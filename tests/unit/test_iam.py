@@ -425,6 +425,14 @@ def test_without_a_control_host_the_user_takes_prefects_role_on() -> None:
     assert not allowed(statements(given, "TaskRole"), "secretsmanager:GetSecretValue", secret)
 
 
+def test_parents_may_tell_the_stacks_topic_and_no_other(rendered: Rendered) -> None:
+    """Which their deployments have as a default (`deployments/aws/pool.py`)."""
+    topic = str(rendered.outputs["TopicArn"])
+    given = statements(rendered, "PrefectWorkerRole")
+    assert allowed(given, "sns:Publish", topic)
+    assert not allowed(given, "sns:Publish", topic + "-other")
+
+
 def table() -> list[str]:
     """The rows of docs/iam.md: role, action, resource, condition, with names for what differs from stack to stack."""
     names = ("InputPrefix", "OutputPrefix", "ProjectName", "PasswordSecretName", "PrefectSecretName")

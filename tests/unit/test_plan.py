@@ -154,7 +154,7 @@ def retry_of(case: Case, spec: RunSpec, category: str | None = None, partial: bo
         workers=1,
         retries=0,
         password_file=None,
-    )[1]
+    )[0][1]
 
 
 def tried(case: Case, spec: RunSpec) -> set[str]:

@@ -16,6 +16,8 @@ import pytest
 import yaml
 from prefect_kit import pool_of, prefect, prefect_server
 
+from deployments import automating
+from deployments.automating import Switches
 from deployments.aws.pool import (
     PARENTS_POOL,
     SECRETS,
@@ -42,6 +44,7 @@ OUTPUTS = {
     "LogGroupName": "/aws/ec2/pdf-workers/",
     "InputBucket": "in-bucket",
     "OutputBucket": "out-bucket",
+    "TopicArn": "arn:aws:sns:us-east-1:123456789012:pdf-flows-notifications",
 }
 
 
@@ -176,8 +179,15 @@ def test_form_defaults_are_the_stacks_buckets() -> None:
         "input": "s3://in-bucket/pdfs/2026",
         "output": "s3://out-bucket/output",
         "region": "us-east-1",
+        "notify_topic": OUTPUTS["TopicArn"],
     }
-    assert defaults_of(OUTPUTS, {"OutputPrefix": ""})["retry-failures"] == {"output": "s3://out-bucket"}
+    found = defaults_of(OUTPUTS, {"OutputPrefix": ""})
+    assert found["retry-failures"] == {
+        "output": "s3://out-bucket",
+        "region": "us-east-1",
+        "notify_topic": OUTPUTS["TopicArn"],
+    }
+    assert found["scale-run"] == {"output": "s3://out-bucket"}
     assert defaults_of({}, {})["scale-run"] == {}
 
 
@@ -237,6 +247,7 @@ def test_pools_deployments_and_the_trigger(api: str) -> None:
         "input": "s3://in-bucket/input",
         "output": "s3://out-bucket/output",
         "region": "us-east-1",
+        "notify_topic": OUTPUTS["TopicArn"],
     }
     assert parent["pull_steps"] == [
         {"prefect.deployments.steps.set_working_directory": {"directory": "/opt/pdf-flows"}}
@@ -245,51 +256,99 @@ def test_pools_deployments_and_the_trigger(api: str) -> None:
     ((cron, active),) = [(one["schedule"]["cron"], one["active"]) for one in retry["schedules"]]
     assert (cron, active) == ("0 3 * * *", False), "created paused"
 
-    (automation,) = httpx.post(f"{api}/automations/filter", json={}, timeout=30).json()
-    assert automation["enabled"] is False, "nobody asked for it yet"
+    place = {"output": "s3://out-bucket/output"}
+    off, on = (Switches(after_runs=switched, nightly=switched, place=place) for switched in (False, True))
+    assert automating.read(environment) == off, "nobody asked for it yet"
     ended(api, parent["id"], "20261124-z")
     time.sleep(3)
     assert asked_for(api, retry["id"]) == []
-    httpx.patch(f"{api}/automations/{automation['id']}", json={"enabled": True}, timeout=30).raise_for_status()
+    automating.switch(environment, after_runs=True, nightly=True)
+    # Deploying again leaves them on.
+    deploy(OUTPUTS, environment)
+    assert automating.read(environment) == on
+    assert scheduled(api, retry["id"]), "by which the flow knows that nobody looks on"
+    assert automating.switch(environment, nightly=False) == on.model_copy(update={"nightly": False})
     time.sleep(2)
-    ended(api, parent["id"], "20261125-a")
+    terms = {"budget": 12.5, "workers": 3, "notify_block": "slack-webhook/ops"}
+    ended(api, parent["id"], "20261125-a", parent["parameters"] | terms)
+    first = triggered(api, retry["id"], 1)[0]
+    expected = dict.fromkeys(("runs", "password_file", "deadline", "max_price", "price", "machine_types"))
+    expected |= terms | {"retryable_only": True, "rounds": 2, "run_id": "20261125-a", "launcher": "work-pool"}
+    expected |= {name: parent["parameters"][name] for name in ("output", "region", "notify_topic")}
+    assert first["parameters"] == expected
+    # A retry that fails again asks for the next one, which finds in the runs whether that is one too many.
+    end(api, first["id"], "20261125-b")
+    assert {run["parameters"]["run_id"] for run in triggered(api, retry["id"], 2)} == {"20261125-a", "20261125-b"}
+    (second,) = [run for run in asked_for(api, retry["id"]) if run["parameters"]["run_id"] == "20261125-b"]
+    assert second["parameters"] == expected | {"run_id": "20261125-b"}
+    end(api, second["id"], "20261125-c", "Nothing to retry")
+    # So does a run over its limit of failures; one that was stopped, or whose flow run is of no deployment of these, does not.
+    ended(api, parent["id"], "20261125-d", state={"type": "FAILED", "name": "Failed"})
+    ended(api, parent["id"], "20261125-e", state={"type": "FAILED", "name": "Stopped: budget"})
+    ended(api, deployments["scale-run"]["id"], "20261125-f", {"workers": 1})
+    triggered(api, retry["id"], 3)
+    time.sleep(3)
+    assert [run["parameters"]["run_id"][-1] for run in asked_for(api, retry["id"])] == ["a", "b", "d"]
+
+
+def scheduled(api: str, deployment: str) -> list[dict[str, Any]]:
+    """The runs that a deployment's schedule has made, once there are any."""
     until = time.monotonic() + 60
-    while not (found := asked_for(api, retry["id"])) and time.monotonic() < until:
+    while time.monotonic() < until:
+        if found := [run for run in _runs_of(api, deployment) if run["auto_scheduled"]]:
+            return found
         time.sleep(0.5)
-    assert [run["parameters"] for run in found] == [
-        {
-            "launcher": "work-pool",
-            "run_id": "20261125-a",
-            "output": "s3://out-bucket/output",
-            "runs": None,
-            "password_file": None,
-        }
-    ]
-    # A retry that fails again asks for no other one.
-    ended(api, retry["id"], "20261125-b")
-    time.sleep(5)
-    assert len(asked_for(api, retry["id"])) == 2, "the one that was triggered, and this one"
+    return []
 
 
-def ended(api: str, deployment: str, name: str) -> Any:
-    """A flow run of a deployment that has ended with failures."""
-    answer = httpx.post(
-        f"{api}/deployments/{deployment}/create_flow_run", json={"name": name, "state": {"type": "PENDING"}}, timeout=30
-    )
-    run = answer.raise_for_status().json()
-    state = {"type": "COMPLETED", "name": "Completed with failures"}
+def triggered(api: str, deployment: str, count: int) -> list[dict[str, Any]]:
+    """The runs of a deployment once there are so many."""
+    until = time.monotonic() + 60
+    while len(found := asked_for(api, deployment)) < count and time.monotonic() < until:
+        time.sleep(0.5)
+    return found
+
+
+WITH_FAILURES = {"type": "COMPLETED", "name": "Completed with failures"}
+
+
+def ended(
+    api: str,
+    deployment: str,
+    name: str,
+    parameters: dict[str, Any] | None = None,
+    *,
+    state: dict[str, str] = WITH_FAILURES,
+) -> None:
+    """A flow run of a deployment that has ended, with failures unless another state is given."""
+    body = {"name": name, "state": {"type": "PENDING"}, "parameters": parameters or {}}
+    answer = httpx.post(f"{api}/deployments/{deployment}/create_flow_run", json=body, timeout=30)
+    set_states(api, answer.raise_for_status().json()["id"], state)
+
+
+def end(api: str, id: str, name: str, state: str = WITH_FAILURES["name"]) -> None:
+    """A flow run that waits gets a run's name, and ends."""
+    httpx.patch(f"{api}/flow_runs/{id}", json={"name": name}, timeout=30).raise_for_status()
+    set_states(api, id, {"type": "COMPLETED", "name": state})
+
+
+def set_states(api: str, id: str, state: dict[str, str]) -> None:
     for each in ({"type": "RUNNING"}, state):
         httpx.post(
-            f"{api}/flow_runs/{run['id']}/set_state", json={"state": each, "force": True}, timeout=30
+            f"{api}/flow_runs/{id}/set_state", json={"state": each, "force": True}, timeout=30
         ).raise_for_status()
-    return run
 
 
 def asked_for(api: str, deployment: str) -> list[dict[str, Any]]:
+    """The runs of a deployment, oldest first; not those that its schedule makes."""
+    return [run for run in _runs_of(api, deployment) if not run["auto_scheduled"]]
+
+
+def _runs_of(api: str, deployment: str) -> list[dict[str, Any]]:
     answer = httpx.post(
         f"{api}/flow_runs/filter", json={"deployments": {"id": {"any_": [deployment]}}}, timeout=30
     ).raise_for_status()
-    return list(answer.json())
+    return sorted(answer.json(), key=lambda run: run["created"])
 
 
 @pytest.mark.slow

@@ -220,13 +220,18 @@ class Frost:
         self.launcher.first = Frozen(begun=begun)
         self._runs = runs
 
-    def watch(self, after_look: Callable[[int], bool] = lambda look: False) -> str | None:
+    def watch(
+        self,
+        after_look: Callable[[int], bool] = lambda look: False,
+        without: Callable[[float], None] = lambda seconds: None,
+    ) -> str | None:
         """Until nobody runs, or until `after_look` says that enough was seen; then the worker must be unhurt."""
         looks = 0
 
         def progress(_: object) -> None:
             nonlocal looks
             looks += 1
+            without(watched.without)
             if watched.stopped is None and after_look(looks):
                 assert not self.launcher.first.killed
                 watched.stop("enough seen")
@@ -272,6 +277,17 @@ def test_a_frozen_worker_is_fenced_ended_and_relaunched(runs: Store, beat: Heart
     assert seconds <= frost.clock.now <= seconds + 30
     fenced = [info.key for info in runs.list(paths.worker("r1", 0)) if info.key.endswith("/fenced")]
     assert fenced == ([paths.life("r1", 0, 0) + "fenced"] if beat is not None else [])
+
+
+@pytest.mark.usefixtures("no_pauses")
+@pytest.mark.parametrize("begun", [False, True])
+def test_how_long_nobody_has_had_a_machine(runs: Store, begun: bool) -> None:
+    """Of a launch that waits for one; a process that says nothing yet has one."""
+    frost = Frost(runs, None, begun=begun)
+    waited: list[float] = []
+    assert frost.watch(lambda look: look == 100, waited.append) == "enough seen"
+    assert (max(waited) > 100) is not begun
+    assert waited[-1] == 0, "it stops: nobody waits any more"
 
 
 @pytest.mark.usefixtures("no_pauses")
