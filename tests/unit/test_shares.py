@@ -28,6 +28,7 @@ from tasks.engines.protocol import EngineName, EngineResult, Fall, FinishedPage,
 from tasks.engines.sandbox import Aborted, Sandbox
 from tasks.engines.shares import MOST_LOSSES, Malformed, Shares
 from tasks.pool import open_pool
+from tasks.saving import Saving
 
 LOST = Fall(category=Category.CRASHED, reason="lost", helper=True)
 
@@ -446,3 +447,14 @@ def test_a_manual_is_the_same_with_helpers(tmp_path: Path, monkeypatch: pytest.M
     assert shared == alone
     assert len({page.text.partition(" ")[0] for page in alone.pages}) > 3
     assert max(page.hands for page in journal.pages) == 2
+
+
+def test_pages_that_several_processes_make_are_saved_as_much_earlier() -> None:
+    """A death repeats no more than the interval of their work together."""
+    alone, together = Saving(interval=60.0), Saving(interval=60.0)
+    for saving in (alone, together):
+        saving.begin(0.0)
+    assert not alone.finish(30.0)
+    assert together.finish(30.0, hands=2)
+    assert (alone.unsaved, together.unsaved) == (30.0, 60.0)
+    assert alone.worked == together.worked == 30.0
