@@ -1,11 +1,13 @@
 """Long documents with and without helpers, in turn, in the same run.
 
-    .venv/bin/python tests/benchmarks/long.py DOCUMENT... [--helpers 1] [--repeat 1] [--json]
+    .venv/bin/python tests/benchmarks/long.py DOCUMENT... [--ways alone,threads,helped] [--helpers 1] [--repeat 1]
 
-One slot of a worker converts each document alone, then with helpers (tasks/engines/crew.py); `--warm` loads the helpers before.
-`wall`, `cpu`: seconds with helpers over those without. `memory_mb`: the most that the worker's process and its children had in
-memory together (what they share is counted for each). `slowest_s`: the longest from one page's beginning to the next one's. The
-Markdown of both is compared to the byte; if it differs, the exit status is 1.
+One slot of a worker converts each document: `alone` in one child with one thread of the numeric libraries; `threads` in one child
+with one thread more for each helper; `helped` with helpers (tasks/engines/crew.py), all with one thread, whose engines are loaded
+meanwhile. For each: `wall_s`; `cpu_s` of all processes; `busiest_s`, the CPU seconds of the child that had most to do, which is what
+the wall would be with a free core for each (not with `threads`); `memory_mb`, the most that the worker's process and its children had
+in memory together (what they share is counted for each); `slowest_s`, the longest from one page's beginning to the next one's. `wall`,
+`cpu`, `busiest`: ratios to the first way, medians over the turns. If the Markdown differs by a byte, the exit status is 1.
 """
 
 from __future__ import annotations
@@ -24,9 +26,12 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
+from tasks.cores import free_memory
+from tasks.engines.crew import Crew
 from tasks.engines.markdown import Origin, assemble
 from tasks.engines.protocol import EngineName, Limits, Rendering
-from tasks.pool import Pool, open_pool
+from tasks.engines.sandbox import Sandbox
+from tasks.pool import Pool, SandboxPool
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -38,6 +43,7 @@ class Figures:
 
     wall: float
     cpu: float
+    busiest: float
     memory: int
     pages: int
     digest: str
@@ -57,12 +63,13 @@ class Watch:
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
 
-    def end(self) -> float:
-        """CPU seconds since the beginning."""
+    def end(self) -> tuple[float, float]:
+        """CPU seconds since the beginning: of all processes, and of the child that used most."""
         self._look()
         self._over.set()
         self._thread.join()
-        return sum(self._used.values()) - sum(self._before.values())
+        used = {process: seconds - self._before.get(process, 0.0) for process, seconds in self._used.items()}
+        return sum(used.values()), max(seconds for process, seconds in used.items() if process != os.getpid())
 
     def _watch(self) -> None:
         while not self._over.wait(0.25):
@@ -97,64 +104,87 @@ def run(pool: Pool, document: Path, work: Path) -> Figures:
     begun: list[float] = []
     watch, since = Watch(), time.monotonic()
     result = pool.convert(copy, document.name, [], assets, lambda page, pages: begun.append(time.monotonic()))
-    wall, cpu = time.monotonic() - since, watch.end()
+    wall, (cpu, busiest) = time.monotonic() - since, watch.end()
     shutil.rmtree(assets)
     text = assemble(result.pages, Rendering(), Origin(source="", sha256="", pages=len(result.pages), engine="layout"))
     steps = [after - before for before, after in pairwise(begun)]
     digest = hashlib.sha256(text.encode()).hexdigest()
-    return Figures(wall, cpu, watch.memory, len(result.pages), digest, max(steps, default=wall))
+    return Figures(wall, cpu, busiest, watch.memory, len(result.pages), digest, max(steps, default=wall))
+
+
+def open_way(way: str, helpers: int, work: Path) -> Pool:
+    """A pool with one slot."""
+    limits = Limits()
+
+    def make(place: Path) -> Sandbox:
+        return Sandbox(EngineName.LAYOUT, limits, threads=1 + helpers if way == "threads" else 1, scratch=place)
+
+    def helped(sandbox: Sandbox, place: Path) -> Crew:
+        return Crew(
+            sandbox,
+            lambda: make(place),
+            own=helpers,
+            most=helpers,
+            idle=lambda: 0.0,
+            free=free_memory,
+            memory=limits.memory_mb << 20,
+        )
+
+    return SandboxPool(make, 1, work, helped if way == "helped" else None)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("documents", type=Path, nargs="+")
+    parser.add_argument("--ways", default="alone,helped")
     parser.add_argument("--helpers", type=int, default=1)
     parser.add_argument("--repeat", type=int, default=1)
-    parser.add_argument("--warm", type=Path, help="a document to begin with, unmeasured, so that helpers are loaded")
-    parser.add_argument("--only", choices=("alone", "helped"), help="no comparison")
-    parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    ways = options.ways.split(",")
+    if unknown := set(ways) - {"alone", "threads", "helped"}:
+        parser.error(f"no such way: {', '.join(sorted(unknown))}")
     same = True
-    ways = {"alone": 1, "helped": 1 + options.helpers}
-    if options.only:
-        ways = {options.only: ways[options.only]}
     with tempfile.TemporaryDirectory(prefix="long-") as name:
+        Path(name).chmod(0o711)  # children of a sandbox run as nobody, if we are root
         for document in options.documents:
             found: dict[str, list[Figures]] = {way: [] for way in ways}
             for _ in range(options.repeat):
-                for way, threads in ways.items():
+                for way in ways:
                     work = Path(tempfile.mkdtemp(prefix=way, dir=name))
-                    work.chmod(0o711)  # children of a sandbox run as nobody, if we are root
-                    Path(name).chmod(0o711)
-                    pool = open_pool(
-                        EngineName.LAYOUT, {}, Limits(), work, slots=1, threads=threads, recycle_after=50, idle=False
-                    )
+                    work.chmod(0o711)
+                    pool = open_way(way, options.helpers, work)
                     try:
                         pool.start()
                         pool.ready(600.0)
-                        if options.warm is not None:
-                            run(pool, options.warm, work)
                         found[way].append(run(pool, document, work))
                     finally:
                         pool.close()
-            told: dict[str, object] = {"document": document.name, "pages": next(iter(found.values()))[0].pages}
+            told: dict[str, object] = {"document": document.name, "pages": found[ways[0]][0].pages}
             for way, figures in found.items():
-                told |= {
-                    f"{way}_wall_s": round(median(one.wall for one in figures), 1),
-                    f"{way}_cpu_s": round(median(one.cpu for one in figures), 1),
-                    f"{way}_memory_mb": max(one.memory for one in figures) >> 20,
-                    f"{way}_slowest_s": round(max(one.slowest for one in figures), 1),
-                }
-            if len(found) == 2:
-                pairs = list(zip(found["alone"], found["helped"], strict=True))
-                told["wall"] = round(median(b.wall / a.wall for a, b in pairs), 3)
-                told["cpu"] = round(median(b.cpu / a.cpu for a, b in pairs), 3)
-                told["same"] = len({one.digest for figures in found.values() for one in figures}) == 1
-                same = same and bool(told["same"])
-            line = json.dumps(told) if options.json else "\n".join(f"{key}: {value}" for key, value in told.items())
-            sys.stdout.write(line + "\n")
+                told[way] = {
+                    "wall_s": round(median(one.wall for one in figures), 1),
+                    "cpu_s": round(median(one.cpu for one in figures), 1),
+                    "busiest_s": round(median(one.busiest for one in figures), 1),
+                    "memory_mb": max(one.memory for one in figures) >> 20,
+                    "slowest_s": round(max(one.slowest for one in figures), 1),
+                } | ratios(found[ways[0]], figures)
+            told["same"] = len({one.digest for figures in found.values() for one in figures}) == 1
+            same = same and bool(told["same"])
+            sys.stdout.write(json.dumps(told) + "\n")
             sys.stdout.flush()
     return 0 if same else 1
+
+
+def ratios(base: list[Figures], figures: list[Figures]) -> dict[str, float]:
+    """To the first way, turn by turn."""
+    if base is figures:
+        return {}
+    pairs = list(zip(base, figures, strict=True))
+    return {
+        "wall": round(median(b.wall / a.wall for a, b in pairs), 3),
+        "cpu": round(median(b.cpu / a.cpu for a, b in pairs), 3),
+        "busiest": round(median(b.busiest / a.busiest for a, b in pairs), 3),
+    }
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ LOST = Fall(category=Category.CRASHED, reason="lost", helper=True)
 # -- whose a page is --------------------------------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(st.integers(1, 30), st.sets(st.integers(1, 30)), st.data())
 def test_every_page_is_converted_once_whatever_order_things_come_in(
     pages: int, before: set[int], data: st.DataObject
@@ -458,3 +459,24 @@ def test_pages_that_several_processes_make_are_saved_as_much_earlier() -> None:
     assert together.finish(30.0, hands=2)
     assert (alone.unsaved, together.unsaved) == (30.0, 60.0)
     assert alone.worked == together.worked == 30.0
+
+
+@pytest.mark.parametrize(("idle", "memory", "hands"), [(1.0, 8 << 30, 2), (0.3, 8 << 30, 1), (1.0, 1 << 20, 1)])
+def test_helpers_beyond_the_own_share_come_while_a_core_is_idle_and_memory_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, idle: float, memory: int, hands: int
+) -> None:
+    monkeypatch.setattr(crews, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(crews, "WORTH_SECONDS", 0.0)
+
+    def another() -> Sandbox:
+        return Sandbox(EngineName.DUMMY, Limits(), scratch=tmp_path)
+
+    crew = Crew(another(), another, own=0, most=1, idle=lambda: idle, free=lambda: 8 << 30, memory=memory)
+    journal = Journal()
+    try:
+        crew.start()
+        converted(crew, "pages=40 seconds=0.05", journal)
+        assert crew._warm == []
+    finally:
+        crew.close()
+    assert max(page.hands for page in journal.pages) == hands
