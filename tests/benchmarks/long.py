@@ -2,12 +2,17 @@
 
     .venv/bin/python tests/benchmarks/long.py DOCUMENT... [--ways alone,threads,helped] [--helpers 1] [--repeat 1]
 
-One slot of a worker converts each document: `alone` in one child with one thread of the numeric libraries; `threads` in one child
-with one thread more for each helper; `helped` with helpers (tasks/engines/crew.py), all with one thread, whose engines are loaded
-meanwhile. For each: `wall_s`; `cpu_s` of all processes; `busiest_s`, the CPU seconds of the child that had most to do, which is what
-the wall would be with a free core for each (not with `threads`); `memory_mb`, the most that the worker's process and its children had
-in memory together (what they share is counted for each); `slowest_s`, the longest from one page's beginning to the next one's. `wall`,
-`cpu`, `busiest`: ratios to the first way, medians over the turns. If the Markdown differs by a byte, the exit status is 1.
+One slot of a worker converts each document: `alone` in one child with one thread of the numeric libraries; `threads` in one
+child with one thread more for each helper; `helped` with helpers (tasks/engines/crew.py), all with one thread, whose engines are
+loaded meanwhile. For each:
+
+    wall_s     seconds
+    cpu_s      of all processes
+    busiest_s  CPU seconds of the child that had most to do: the wall, were a core free for each (not with `threads`)
+    memory_mb  the most that the worker's process and its children had in memory together, shared pages counted for each
+    slowest_s  the longest from one page's beginning to the next one's
+
+`wall`, `cpu`, `busiest`: ratios to the first way, medians over the turns. Where the Markdown differs by a byte, it exits with 1.
 """
 
 from __future__ import annotations
