@@ -112,7 +112,7 @@ class DocumentJournal:
     def finish(self, page: FinishedPage) -> None:
         """Another page is done."""
         with self._lock:
-            due = self._saving.finish(time.monotonic())
+            due = self._saving.finish(time.monotonic(), page.hands)
             self._spent = max(self._spent, page.spent)
             if page.number not in self._pages and self._size + len(page.payload) <= MOST_KEPT:
                 self._size += len(page.payload)

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from tasks.cores import usable_cores
+from tasks.cores import IdleCores, free_memory, usable_cores
+from tasks.engines.crew import Crew
 from tasks.engines.protocol import UNKEPT, EngineName, EngineResult, Journal, Limits
 from tasks.engines.sandbox import Aborted, Sandbox
 from tasks.local_disk import local_disk
@@ -87,14 +88,26 @@ QUICK_SECONDS = 10.0
 
 
 class SandboxPool:
-    """The worker's engine slots: each a sandbox, used by one document at a time."""
+    """The worker's engine slots: each a sandbox, used by one document at a time.
 
-    def __init__(self, make: Callable[[Path], Sandbox], slots: int, scratch: Path) -> None:
+    Args:
+        make: a sandbox for a folder.
+        helped: the crew of a sandbox and its folder; None: none has helpers.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[Path], Sandbox],
+        slots: int,
+        scratch: Path,
+        helped: Callable[[Sandbox, Path], Crew] | None = None,
+    ) -> None:
         self.documents = slots + 2
         self._quick = False
         """The last document took little time: the next ones may be fetched meanwhile."""
         self.notes: list[str] = []
-        self._all: list[Sandbox] = []
+        self._all: list[Sandbox | Crew] = []
+        self._crews: dict[Sandbox, Crew] = {}
         self._moved = threading.Condition()
         self._inside = 0
         self._free: queue.SimpleQueue[tuple[Sandbox, Path]] = queue.SimpleQueue()
@@ -102,7 +115,9 @@ class SandboxPool:
             folder = scratch / f"slot-{slot}"
             folder.mkdir()
             sandbox = make(folder)
-            self._all.append(sandbox)
+            if helped is not None:
+                self._crews[sandbox] = helped(sandbox, folder)
+            self._all.append(self._crews.get(sandbox, sandbox))
             self._free.put((sandbox, folder))
 
     @property
@@ -145,7 +160,7 @@ class SandboxPool:
                     theirs.mkdir()
                 begun = time.monotonic()
                 journal.begin()
-                result = sandbox.convert(local, theirs, passwords, on_page, journal)
+                result = self._crews.get(sandbox, sandbox).convert(local, theirs, passwords, on_page, journal)
                 seconds = time.monotonic() - begun
                 self._quick = seconds < QUICK_SECONDS
                 # Copied, not moved, before the slot goes to the next document: the child may hold its files open.
@@ -209,6 +224,7 @@ def open_pool(
     threads: int | None,
     recycle_after: int,
     device_slots: int | None = None,
+    idle: bool = True,
 ) -> Pool:
     """The pool of an engine, not started.
 
@@ -217,6 +233,7 @@ def open_pool(
         slots: documents that are converted at a time (not dolphin).
         threads: of an engine slot; None: its share of this machine's cores.
         device_slots: sequences that the device reads at a time (dolphin); None: by its memory.
+        idle: long documents may use cores beyond that share while they lie idle (not dolphin).
     """
     cores = usable_cores()
 
@@ -242,4 +259,16 @@ def open_pool(
             threads=threads,
         )
     within = threads or max(1, cores // slots)
-    return SandboxPool(lambda place: make(place, within), slots, scratch)
+
+    def helped(sandbox: Sandbox, place: Path) -> Crew:
+        return Crew(
+            sandbox,
+            lambda: make(place, 1),
+            own=within - 1,
+            most=cores - 1 if idle else 0,
+            idle=IdleCores(),
+            free=free_memory,
+            memory=limits.memory_mb << 20,
+        )
+
+    return SandboxPool(lambda place: make(place, within), slots, scratch, helped)

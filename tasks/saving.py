@@ -38,8 +38,12 @@ class Saving:
         self._since = now
         self._ahead = among_others
 
-    def finish(self, now: float) -> bool:
-        """A page is finished; whether to save what is unsaved."""
+    def finish(self, now: float, hands: int = 1) -> bool:
+        """A page is finished; whether to save what is unsaved.
+
+        Args:
+            hands: how many processes were at work on the document's pages meanwhile.
+        """
         took = max(0.0, now - self._since)
         self._since = now
         self.finished += 1
@@ -47,7 +51,7 @@ class Saving:
         if self._ahead:
             self._ahead = False
         else:
-            self.unsaved += took
+            self.unsaved += took * hands
         return self.unsaved >= self.interval
 
     def save(self) -> None:

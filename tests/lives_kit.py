@@ -226,6 +226,7 @@ class InProcess:
         passwords: list[str],
         progress: Callable[[int, int], None],
         journal: Journal = UNKEPT,
+        share: object = None,
     ) -> EngineResult:
         def finish(number: int, payload: str) -> None:
             journal.finish(FinishedPage(number=number, payload=payload))

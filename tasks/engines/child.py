@@ -2,7 +2,8 @@
 
 It talks frames (tasks/engines/frames.py) over what were its stdin and stdout; what libraries print goes to stderr. First
 message: start (engine, limits, options, threads, scratch, parent, shared); then inspect, convert and render until the end of its
-input. While it renders, each page waits in shared memory until the parent says `next`.
+input. While it renders, each page waits in shared memory until the parent says `next`. While it converts a document together with
+others, it asks the parent page by page.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import faulthandler
 import os
 import resource
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -19,7 +20,7 @@ from tasks.engines import confine, frames, memory
 from tasks.engines.pagememory import MODEL_SIDE, PageMemory, RenderedPage
 
 if TYPE_CHECKING:
-    from tasks.engines.protocol import Engine, Limits, Renderer
+    from tasks.engines.protocol import Engine, Fall, Handover, Limits, Renderer
 
 _PAGE_SIZE = resource.getpagesize()
 
@@ -50,11 +51,12 @@ def main() -> None:
         return
     confinement.finish()
     confine.die_with_parent(parent)
-    send(replies, {"kind": "ready", "versions": versions, "confinement": confinement.report})
+    shares = bool(getattr(engine, "shares", False))
+    send(replies, {"kind": "ready", "versions": versions, "confinement": confinement.report, "shares": shares})
     while (request := frames.read(requests)) is not None:
         confine.limit_cpu(float(request["cpu"]))
         emit = None if pixels is None else _emitter(pixels, requests, replies)
-        send(replies, _serve(engine, limits, request, replies, emit) | _memory())
+        send(replies, _serve(engine, limits, request, requests, replies, emit) | _memory())
 
 
 def load(name: str, threads: int, options: dict[str, Any], scratch: Path) -> Engine | Renderer:
@@ -80,11 +82,70 @@ def _emitter(pixels: PageMemory, requests: BinaryIO, replies: BinaryIO) -> Calla
     def emit(page: RenderedPage) -> None:
         pixels.put(page)
         send(replies, {"kind": "page", **page.facts()})
-        request = frames.read(requests)
-        if request is None or request["op"] != "next":
-            sys.exit(0)  # the parent is gone
+        _answer(requests, "next")
 
     return emit
+
+
+def _answer(requests: BinaryIO, *operations: str) -> dict[str, Any]:
+    """What the parent says to a question. Ends this process where it is gone."""
+    request = frames.read(requests)
+    if request is None or request["op"] not in operations:
+        sys.exit(0)
+    return request
+
+
+class _Together:
+    """This process's part in a document that several convert."""
+
+    def __init__(self, requests: BinaryIO, replies: BinaryIO, least: int, fallen: dict[int, list[Fall]]) -> None:
+        self._requests, self._replies, self._least, self._fallen = requests, replies, least, fallen
+        self._asks = False
+
+    def turns(self, pages: int) -> Iterator[int]:
+        """All pages, for the one process that puts the document together."""
+        self._asks = pages >= self._least
+        if self._asks:
+            send(self._replies, {"kind": "opened", "pages": pages})
+        yield from range(1, pages + 1)
+
+    def elsewhere(self, number: int) -> str | None:
+        """A helper's payload of the page; None: it is this process's."""
+        from tasks.engines.protocol import Fall
+
+        if not self._asks:
+            return None
+        send(self._replies, {"kind": "claim", "page": number})
+        answer = _answer(self._requests, "take", "done")
+        if answer["op"] == "done":
+            return str(answer["payload"])
+        if fallen := answer["fallen"]:
+            self._fallen[number] = [Fall.model_validate(fall) for fall in fallen]
+        return None
+
+    def offered(self, pages: int) -> Iterator[int]:
+        """The pages that a helper is given, as long as there are any."""
+        while True:
+            send(self._replies, {"kind": "more", "pages": pages})
+            number = _answer(self._requests, "page")["number"]
+            if number is None:
+                return
+            yield int(number)
+
+
+def _handover(
+    request: dict[str, Any], requests: BinaryIO, replies: BinaryIO, finish: Callable[[int, str], None]
+) -> Handover:
+    from tasks.engines.protocol import Fall, Handover
+
+    done = {int(number): payload for number, payload in request["done"].items()}
+    fallen = {int(page): [Fall.model_validate(fall) for fall in falls] for page, falls in request["fallen"].items()}
+    if request["share"] is None:
+        return Handover(done, finish, fallen)
+    together = _Together(requests, replies, int(request["share"]), fallen)
+    if request["helping"]:
+        return Handover(done, finish, fallen, together.offered, helping=True)
+    return Handover(done, finish, fallen, together.turns, together.elsewhere)
 
 
 def take_pipes() -> tuple[BinaryIO, BinaryIO]:
@@ -102,11 +163,11 @@ def _serve(
     engine: Engine | Renderer,
     limits: Limits,
     request: dict[str, Any],
+    requests: BinaryIO,
     replies: BinaryIO,
     emit: Callable[[RenderedPage], None] | None,
 ) -> dict[str, Any]:
     from tasks.corpus.failures import Category, ConversionError, Phase
-    from tasks.engines.protocol import Fall, Handover
 
     pdf = Path(request["pdf"])
     reached = 0
@@ -126,11 +187,7 @@ def _serve(
         elif request["op"] == "render":
             result = engine.render(pdf, request["passwords"], int(request["first"]), limits, emit)  # type: ignore[union-attr, arg-type]
         else:
-            handover = Handover(
-                {int(number): payload for number, payload in request["done"].items()},
-                finish,
-                {int(page): [Fall.model_validate(fall) for fall in falls] for page, falls in request["fallen"].items()},
-            )
+            handover = _handover(request, requests, replies, finish)
             scratch = Path(request["scratch"])
             result = engine.convert(pdf, scratch, request["passwords"], limits, progress, handover)  # type: ignore[union-attr]
         reply = {"kind": "result", "result": result.model_dump(mode="json")}

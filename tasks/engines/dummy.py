@@ -73,6 +73,7 @@ class DummyEngine:
     """An engine without a library behind it."""
 
     name = "dummy"
+    shares = True
 
     def __init__(self, options: DummyOptions, memory: Path) -> None:
         self._options = options
@@ -99,12 +100,14 @@ class DummyEngine:
             message = f"{settings.pages} pages; the limit is {limits.max_pages}"
             raise ConversionError.of(Category.TOO_LARGE, Phase.OPEN, message)
         pages = []
-        for number in range(1, settings.pages + 1):
+        for number in handover.turns(settings.pages):
             page = handover.known(number, Page)
             if page is None:
                 page = self._page(number, script, settings, pdf, progress, handover)
                 handover.finish(number, page.model_dump_json())
             pages.append(page)
+        if handover.helping:
+            return EngineResult(pages=[])
         digest = hashlib.sha256(pdf.read_bytes()).hexdigest()
         assets = [_asset(scratch, digest, number) for number in range(settings.assets)]
         if pages and assets:

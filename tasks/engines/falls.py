@@ -38,9 +38,13 @@ class Falls:
         """Seconds for it where the child is kept from the cores by others: a cheaper way would be no quicker."""
         return max(self.limit, 0.75 * max(0.0, self._timeout - self._spent.get(self._page, 0.0)))
 
+    def of(self, page: int) -> list[dict[str, object]]:
+        """One page's, for the child."""
+        return [fall.model_dump(mode="json") for fall in self._fallen.get(page, [])]
+
     def dump(self) -> dict[str, list[dict[str, object]]]:
         """For the child."""
-        return {str(page): [fall.model_dump(mode="json") for fall in falls] for page, falls in self._fallen.items()}
+        return {str(page): self.of(page) for page in self._fallen}
 
     def begin(self, page: int, ways: int) -> None:
         """A page is begun that has so many cheaper ways left."""
@@ -56,21 +60,24 @@ class Falls:
             seconds: since the page was begun.
             guilty: it did next to nothing in them, or so much that a machine of its own would not have helped.
         """
-        failure = error.failure
-        fallen = sum(map(len, self._fallen.values()))
-        if (
-            whole
-            or self._ways < 1
-            or failure.page != self._page
-            or failure.category not in _LOSSES
-            or fallen >= MOST_FALLS
-        ):
+        fall = self.loss(error, whole, guilty)
+        if fall is None or sum(map(len, self._fallen.values())) >= MOST_FALLS:
             return False
-        starved = failure.category is Category.TIMEOUT and failure.retryable
-        if starved and not guilty:
-            return False
-        fall = Fall(category=failure.category, reason=failure.message, starved=starved)
-        self._fallen.setdefault(self._page, []).append(fall)
-        self._spent[self._page] = self._spent.get(self._page, 0.0) + seconds
+        self.add(self._page, fall, seconds)
         self._ways = 0
         return True
+
+    def loss(self, error: ConversionError, whole: bool, guilty: bool, *, helper: bool = False) -> Fall | None:
+        """What is to be said of a child's end, where it is only a page's. As `take`."""
+        failure = error.failure
+        if whole or self._ways < 1 or failure.page != self._page or failure.category not in _LOSSES:
+            return None
+        starved = failure.category is Category.TIMEOUT and failure.retryable
+        if starved and not guilty:
+            return None
+        return Fall(category=failure.category, reason=failure.message, starved=starved, helper=helper)
+
+    def add(self, page: int, fall: Fall, seconds: float) -> None:
+        """A child was lost over a page, `seconds` after the page was begun."""
+        self._fallen.setdefault(page, []).append(fall)
+        self._spent[page] = self._spent.get(page, 0.0) + seconds

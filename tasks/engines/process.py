@@ -25,6 +25,7 @@ PACKAGE: Final = Path(__file__).resolve().parents[1]
 """The folder of the package `tasks`."""
 
 _STDERR_LINES = 40
+_PAGE_SIZE = os.sysconf("SC_PAGE_SIZE")
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -123,6 +124,13 @@ class ChildProcess:
         except OSError:
             return None
         return (int(fields[11]) + int(fields[12])) / _TICKS
+
+    def resident(self) -> int | None:
+        """Bytes of memory that it has now; None where the system does not tell."""
+        try:
+            return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * _PAGE_SIZE
+        except (OSError, IndexError):
+            return None
 
     def _run(self) -> None:
         try:

@@ -5,7 +5,7 @@ Engines run inside the sandbox's child process (tasks/engines/child.py): they ma
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -120,6 +120,8 @@ class Fall(BaseModel):
     reason: str
     starved: bool = False
     """Of a TIMEOUT: it got less than half of a core, so the same way can do better the next time."""
+    helper: bool = False
+    """It was a helper, which tried the page before its turn: nothing that came before the page was known to it."""
 
 
 M = TypeVar("M", bound=BaseModel)
@@ -137,6 +139,8 @@ class FinishedPage(BaseModel):
     """Seconds of the document's time limit that were spent when it was done."""
     files: list[str] = []
     """Names of files in the result's assets folder that belong to it."""
+    hands: int = Field(1, ge=1)
+    """How many processes were at work on the document when it was done."""
 
     @field_validator("payload")
     @classmethod
@@ -165,10 +169,17 @@ class Handover:
     """Called with (page, payload) as soon as a page is done that was not in `done`. May not return."""
     fallen: Mapping[int, Sequence[Fall]] = field(default_factory=dict)
     """Processes that were lost over pages of this document just now, the first one first, by page number."""
+    turns: Callable[[int], Iterable[int]] = lambda pages: range(1, pages + 1)
+    """Of an engine that shares: told how many pages there are, it says which to convert, in order."""
+    elsewhere: Callable[[int], str | None] = lambda number: None
+    """Of an engine that shares: the payload of a page that a helper converted. Waits for one that a helper has in hand."""
+    helping: bool = False
+    """Another process converts the document, and this one only does pages for it: the result is not used."""
 
     def known(self, number: int, model: type[M]) -> M | None:
-        """The page's payload, if it is done and makes sense."""
-        return parsed(self.done.get(number), model)
+        """The page's payload, if it is done and makes sense. For pages in order, each once: a page that isn't known is taken."""
+        found = parsed(self.done.get(number), model)
+        return found if found is not None or number in self.done else parsed(self.elsewhere(number), model)
 
 
 class Journal(Protocol):
@@ -237,6 +248,9 @@ class Engine(Protocol):
         """Convert one document; `scratch` is an empty folder for assets. Raises ConversionError.
 
         The result is the same, to the byte, whatever pages `handover` has. Assets are made anew: none belongs to a page.
+
+        An engine with an attribute `shares` that is true converts the pages that `handover.turns` names, and asks
+        `handover.known` for each in its turn: several processes may then convert a long document together.
         """
         ...
 

@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, NoReturn, Self
 
 from pydantic import ValidationError
@@ -28,6 +28,7 @@ from tasks.engines.falls import Falls
 from tasks.engines.pagememory import PageMemory, RenderedPage
 from tasks.engines.process import ChildProcess
 from tasks.engines.protocol import UNKEPT, EngineName, EngineResult, FinishedPage, Inspection, Journal, Limits
+from tasks.engines.shares import LEAST_PAGES, Malformed, Shares
 
 START_TIMEOUT = 180.0
 """Seconds for an interpreter to start and load its engine; 3 to 5 are usual."""
@@ -36,6 +37,8 @@ KILLED_STARTS = 3
 """How often a child that was killed while it loaded its engine is replaced before the engine gets the blame."""
 
 _CPU_SLACK = 60.0
+_LOOK_SECONDS = 0.5
+"""How often a child that waits for a helper's page is looked after."""
 _IDLE = 0.02
 """Share of a core: who used less was not kept from it, but waited for what does not come."""
 _PLENTY = 1 / 6
@@ -150,6 +153,7 @@ class Sandbox:
         passwords: list[str],
         progress: Callable[[int, int], None] | None = None,
         journal: Journal = UNKEPT,
+        share: Shares | None = None,
     ) -> EngineResult:
         """Convert a document.
 
@@ -157,8 +161,9 @@ class Sandbox:
             pdf: a local file in the sandbox's scratch folder.
             scratch: an empty folder in there, for the assets; made where it does not exist.
             passwords: to try, in order.
-            progress: called with (page begun, 1-based; pages) in this thread.
+            progress: called with (page begun, 1-based; pages) in this thread, or a helper's.
             journal: gets the pages as they are done; what it has is not converted again, and counts for the time limit.
+            share: which pages helpers do (`help`); the journal is then theirs, too.
 
         Raises:
             ConversionError: the document failed.
@@ -170,12 +175,13 @@ class Sandbox:
             message = f"over the document's time limit, {limit:g} s, before it was taken up again"
             raise OutOfTime.of(Category.TIMEOUT, Phase.CONVERT, message, retryable=False)
         scratch.mkdir(exist_ok=True)
-        kept, falls, begun = _Kept(journal), Falls(self._limits.page_timeout), time.monotonic()
+        kept = journal if isinstance(journal, Kept) else Kept(journal)
+        falls, begun = Falls(self._limits.page_timeout), time.monotonic()
         while True:
             so_far = spent + time.monotonic() - begun
             try:
                 reply = self._request(
-                    "convert", pdf, scratch, passwords, progress, journal=kept, spent=so_far, falls=falls
+                    "convert", pdf, scratch, passwords, progress, journal=kept, spent=so_far, falls=falls, share=share
                 )
                 break
             except ConversionError as error:
@@ -189,6 +195,55 @@ class Sandbox:
             self._malformed()
         self._take_back(scratch, result)
         return result
+
+    def help(
+        self,
+        number: int,
+        pdf: Path,
+        scratch: Path,
+        passwords: list[str],
+        progress: Callable[[int, int], None] | None,
+        journal: Kept,
+        share: Shares,
+        spent: float,
+    ) -> bool:
+        """Convert pages of a document that another sandbox converts, as `share` gives them out.
+
+        Args:
+            number: the helper's.
+            spent: seconds of the document's time.
+
+        Returns whether it may help again: there was nothing more for it, or it lost its process over a page. Raises Aborted.
+        """
+        falls = Falls(self._limits.page_timeout)
+        try:
+            self._request(
+                "convert",
+                pdf,
+                scratch,
+                passwords,
+                progress,
+                journal=journal,
+                spent=spent,
+                falls=falls,
+                share=share,
+                helper=number,
+            )
+        except ConversionError as error:
+            fall = falls.loss(error, isinstance(error, OutOfTime), self._guilty, helper=True)
+            share.lose(number, fall, self._page_seconds)
+            return fall is not None
+        except BaseException:
+            share.lose(number, None)
+            raise
+        return True
+
+    def usage(self) -> tuple[float, int] | None:
+        """CPU seconds and resident bytes of the child in use; None where there is none, or the system does not tell."""
+        child = self._child
+        if child is None or (cpu := child.cpu_seconds()) is None or (rss := child.resident()) is None:
+            return None
+        return cpu, rss
 
     def render(
         self,
@@ -306,6 +361,8 @@ class Sandbox:
         first: int = 1,
         spent: float = 0.0,
         falls: Falls | None = None,
+        share: Shares | None = None,
+        helper: int | None = None,
     ) -> Any:
         pdf = pdf.resolve()
         for path in (pdf, *([scratch.resolve()] if scratch else [])):
@@ -315,7 +372,8 @@ class Sandbox:
         if size > self._limits.max_bytes:
             message = f"{size} bytes; the limit is {self._limits.max_bytes}"
             raise ConversionError.of(Category.TOO_LARGE, Phase.OPEN, message)
-        self._ready(START_TIMEOUT)
+        if self._ready(START_TIMEOUT).get("shares") is not True:
+            share = None
         child = self._current()
         child.documents += 1
         if child.documents == self._recycle_after - 1 and self._spare is None:
@@ -333,12 +391,14 @@ class Sandbox:
             "passwords": passwords,
             "first": first,
             "cpu": self._limits.document_timeout * self._threads + _CPU_SLACK,
+            "share": None if share is None else LEAST_PAGES,
+            "helping": helper is not None,
         }
         falls = falls or Falls(self._limits.page_timeout)
         asked = request | {"fallen": falls.dump()}
-        child.send(asked | {"done": _fitting(asked, journal)})
+        child.send(asked | {"done": {} if helper is not None else _fitting(asked, journal)})
         try:
-            reply = self._await(child, progress, on_page, journal, first, spent, falls)
+            reply = self._await(child, progress, on_page, journal, first, spent, falls, share, helper)
         except ConversionError:
             raise
         except Aborted:
@@ -381,6 +441,8 @@ class Sandbox:
         page: int,
         spent: float,
         falls: Falls,
+        share: Shares | None,
+        helper: int | None,
     ) -> dict[str, Any]:
         pages = 0
         falls.begin(0, 0)
@@ -415,7 +477,13 @@ class Sandbox:
                     page_limit = falls.limit
                     page_begun, page_cpu = time.monotonic(), child.cpu_seconds()
                     if progress is not None:
-                        progress(page, pages)
+                        progress(*(share.begin() if share is not None and share.opened else (page, pages)))
+                case "opened" | "claim" | "more" if share is not None:
+                    try:
+                        self._together(child, message, share, helper, journal, falls, until_document)
+                    except Malformed:
+                        self._malformed()
+                    page_begun, page_cpu = time.monotonic(), child.cpu_seconds()
                 case "page" if on_page is not None and self._pixels is not None:
                     stopped = time.monotonic()
                     try:
@@ -428,22 +496,71 @@ class Sandbox:
                     begun += page_begun - stopped
                     child.send({"op": "next"})
                 case "finished" if on_page is None:
-                    self._finished(message, pages, journal, spent + time.monotonic() - begun)
+                    try:
+                        self._finished(message, pages, journal, spent + time.monotonic() - begun, share, helper)
+                    except Malformed:
+                        self._malformed()
                 case "result" | "failure":
                     self._page_seconds = time.monotonic() - page_begun
                     return message
                 case _:
                     self._malformed()
 
-    def _finished(self, message: dict[str, Any], pages: int, journal: Journal, spent: float) -> None:
-        """A page that the child is done with. Raises Aborted where the journal stops behind it."""
+    def _together(
+        self,
+        child: ChildProcess,
+        message: dict[str, Any],
+        share: Shares,
+        helper: int | None,
+        journal: Journal,
+        falls: Falls,
+        until: float,
+    ) -> None:
+        """Answer a child that shares its document with others. Raises Malformed."""
+        number = message.get("page" if message["kind"] == "claim" else "pages")
+        if not isinstance(number, int):
+            raise Malformed("no number")
+        match message["kind"]:
+            case "more" if helper is not None:
+                child.send({"op": "page", "number": share.take(helper, number)})
+            case "opened" if helper is None:
+                share.open(number)
+            case "claim" if helper is None:
+                while (mine := share.claim(number, _LOOK_SECONDS)) is None:
+                    # A helper has it, and a limit of its own for it.
+                    if not child.alive or time.monotonic() >= until:
+                        return
+                if not mine:
+                    child.send({"op": "done", "payload": journal.done[number].payload})
+                    return
+                if (fallen := share.fall(number)) is not None:
+                    falls.add(number, *fallen)
+                child.send({"op": "take", "fallen": falls.of(number)})
+            case _:
+                raise Malformed("not its place")
+
+    def _finished(
+        self,
+        message: dict[str, Any],
+        pages: int,
+        journal: Journal,
+        spent: float,
+        share: Shares | None = None,
+        helper: int | None = None,
+    ) -> None:
+        """A page that the child is done with. Raises Aborted where the journal stops behind it, Malformed."""
+        hands = 1 if share is None else share.hands
         try:
-            done = FinishedPage(number=message.get("number"), payload=message.get("payload"), spent=spent)
+            done = FinishedPage(number=message.get("number"), payload=message.get("payload"), spent=spent, hands=hands)
         except ValidationError:
             self._malformed()
         if done.number > pages:
             self._malformed()
+        if share is not None and helper is not None:
+            share.check(done.number, helper)
         journal.finish(done)
+        if share is not None:
+            share.finish(done.number, helper)
         if journal.stops():
             raise Aborted(f"stopped behind page {done.number}")
 
@@ -504,20 +621,22 @@ class Sandbox:
             asset.path = folder / asset.path.name
 
 
-class _Kept:
-    """A journal whose pages are there for the next child even where nobody else keeps them."""
+class Kept:
+    """A journal whose pages are there for the next child even where nobody else keeps them. Thread-safe."""
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
-        self._pages: dict[int, FinishedPage] = {}
+        self._pages = dict(journal.done)
         self.spent = journal.spent
         self.begin, self.stops = journal.begin, journal.stops
 
     @property
     def done(self) -> Mapping[int, FinishedPage]:
-        return {**self._pages, **self._journal.done}
+        """Pages that need not be converted again."""
+        return MappingProxyType(self._pages)
 
     def finish(self, page: FinishedPage) -> None:
+        """Another page is done."""
         self._pages[page.number] = page
         self._journal.finish(page)
 
@@ -528,7 +647,7 @@ def _starved(cpu_before: float | None, cpu_now: float | None, wall: float) -> bo
 
 def _fitting(request: dict[str, Any], journal: Journal) -> dict[str, str]:
     """What the journal has, for the child; nothing where that is no frame: the document begins anew, then."""
-    done = {str(number): page.payload for number, page in journal.done.items()}
+    done = {str(number): page.payload for number, page in dict(journal.done).items()}
     if done:
         try:
             frames.encode(request | {"done": done})

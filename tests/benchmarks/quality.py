@@ -188,7 +188,7 @@ def layout_engine(corpus: Path, threads: int) -> Iterator[Callable[[Document, Pa
     with tempfile.TemporaryDirectory(prefix="quality-") as name:
         work = Path(name)
         work.chmod(0o711)  # children of a sandbox run as nobody, if we are root
-        pool = open_pool(EngineName.LAYOUT, {}, Limits(), work, slots=1, threads=threads, recycle_after=50)
+        pool = open_pool(EngineName.LAYOUT, {}, Limits(), work, slots=1, threads=threads, recycle_after=50, idle=False)
         pool.start()
         pool.ready(180.0)
 

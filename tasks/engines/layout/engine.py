@@ -9,7 +9,8 @@ depends on the others in one thing, the levels of headings, which are those of t
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
@@ -20,16 +21,16 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from tasks.corpus.failures import Category, ConversionError, Phase
 from tasks.engines import memory
 from tasks.engines.layout import threads as thread_bounds
-from tasks.engines.layout.choice import Way, after
+from tasks.engines.layout.choice import MOST_FALLEN, Way, after
 from tasks.engines.layout.headings import marks
 from tasks.engines.layout.ocr import Reader
 from tasks.engines.markdown import clean
-from tasks.engines.protocol import EngineResult, Handover, Inspection, Limits, Page, Progress
+from tasks.engines.protocol import EngineResult, Fall, Handover, Inspection, Limits, Page, Progress
 
 if TYPE_CHECKING:
     from tasks.engines.layout.page import PageReader, Read
 
-ENGINE_VERSION: Final = "2"
+ENGINE_VERSION: Final = "3"
 """Of this engine's own code: changed when the same libraries give another text, or a page's payload is another."""
 _LIBRARIES: Final = ("pymupdf", "pymupdf4llm", "pymupdf-layout", "rapidocr", "onnxruntime", "opencv-python-headless")
 _VISIBLE = re.compile(r"\S")
@@ -50,6 +51,7 @@ class LayoutEngine:
     """Born-digital PDFs, and scans by way of OCR, to Markdown. Loads its libraries and models when it is made."""
 
     name = "layout"
+    shares = True
 
     def __init__(self, options: LayoutOptions, threads: int) -> None:
         # Importing PyMuPDF loads its layout model: not before the threads are bounded.
@@ -104,6 +106,8 @@ class LaidPage(BaseModel):
     """What is worth a warning."""
     failed: bool = False
     """The layout way was tried first and failed."""
+    hurried: bool = False
+    """It was not tried at all, since it had failed on pages before this one."""
     gap: str | None = None
     category: Category = Category.DAMAGED
     """Of the gap."""
@@ -133,23 +137,30 @@ class Conversion:
         """Page after page."""
         try:
             count = self._document.page_count
-            done = {number: page for number in handover.done if (page := handover.known(number, LaidPage)) is not None}
             # Of all pages: a broken one can make MuPDF repair the file, and what comes then must not depend on what was done.
             lost, large = self._survey(range(1, count + 1))
             if len(lost) == count:
                 raise self._unreadable(Phase.OPEN, Category.DAMAGED, lost[1])
+            uses = Counter(map(self._object, range(1, count + 1)))
             pages = []
-            for number in range(1, count + 1):
-                page = done.get(number)
-                if page is None:
-                    way, left = after(handover.fallen.get(number, ()), self._trouble)
+            for number in handover.turns(count):
+                page, hurried = handover.known(number, LaidPage), self._trouble >= MOST_FALLEN
+                same = self._same.get(self._object(number))
+                # A helper does not know how the pages before its own went.
+                if page is None or page != (same or page).model_copy(update={"hurried": hurried}):
+                    # What was lost over the page in a way that is not its own is no matter.
+                    falls = [fall for fall in handover.fallen.get(number, ()) if not (fall.helper and hurried)]
+                    way, left = after(falls, self._trouble)
                     progress(number, count, left)
-                    page = self._page(number, way, lost.get(number), large.get(number), handover)
+                    page = self._page(number, way, lost.get(number), large.get(number), falls)
+                    page = page.model_copy(update={"hurried": hurried})
                     handover.finish(number, page.model_dump_json())
                 self._trouble += page.failed
-                self._same.setdefault(self._object(number), page)
-                pages.append(page)
-            return self._result(pages)
+                if uses[self._object(number)] > 1:
+                    self._same.setdefault(self._object(number), page)
+                if not handover.helping:
+                    pages.append(page)
+            return EngineResult(pages=[]) if handover.helping else self._result(pages)
         finally:
             self._document.close()
 
@@ -176,12 +187,11 @@ class Conversion:
         except self._opening.DAMAGE:
             return -number
 
-    def _page(self, number: int, way: Way, lost: str | None, large: str | None, handover: Handover) -> LaidPage:
+    def _page(self, number: int, way: Way, lost: str | None, large: str | None, falls: Sequence[Fall]) -> LaidPage:
         if lost is not None:
             return LaidPage(gap=lost, way=Way.GAP)
         if (same := self._same.get(self._object(number))) is not None:
             return same
-        falls = handover.fallen.get(number, ())
         notes = [fall.reason for fall in falls]
         failed = bool(falls) and way is not Way.LAYOUT
         if large is not None and way is Way.LAYOUT:
