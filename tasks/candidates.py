@@ -10,8 +10,11 @@ import threading
 import time
 from array import array
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from tenacity import Retrying
 
 from tasks.corpus import paths
@@ -21,16 +24,20 @@ from tasks.corpus.failures import Category
 from tasks.corpus.ledger import Record, read_ledger
 from tasks.corpus.lives import Observer, fence
 from tasks.corpus.manifest import Manifest, Row
-from tasks.corpus.partition import Bitmap, partition_of, partitions_of_worker
+from tasks.corpus.partition import Bitmap, documents_of, in_turn, partition_of, partitions_of_worker
 from tasks.corpus.rowtable import RowTable
 from tasks.corpus.runs import RunSpec
-from tasks.corpus.settled import read_settled
+from tasks.corpus.settled import Told, read_settled
 from tasks.corpus.store import Store
 
 STEAL_BATCH = 8
 """Documents taken from a partition's far end before its claims are listed again."""
 LEDGER_SECONDS = 60.0
 """What the living settled is not read again sooner: it spares a thief a look at every claim that they hold and are done with."""
+READERS = 16
+"""Claims read at a time."""
+AHEAD = 256
+"""Claims of a partition that are read at once, where one of them has to be."""
 STALE_SECONDS = 5.0
 """A partition's claims are not listed again sooner, and a life that was seen to live is not looked at again sooner."""
 
@@ -69,6 +76,9 @@ class Candidates:
         epoch: of the supervising parent: failures of this start are not tried again.
         retry_failed: failures for good are candidates, too.
         sample: documents to begin with (the canary's).
+        readers: read claims side by side.
+        rows: a table that was made before, of documents none of which is done or hopeless; else one is made.
+        parent: epoch of the parent that supervises by now, where another one may have taken the run over.
     """
 
     def __init__(
@@ -85,10 +95,14 @@ class Candidates:
         retry_failed: bool,
         patient: Callable[[], Retrying],
         sample: Iterable[int] = (),
+        parent: Callable[[], int] | None = None,
+        rows: RowTable | None = None,
+        readers: Executor | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._runs, self._spec, self._claims, self._me = runs, spec, claims, me
         self._epoch = epoch
+        self._parent = parent or (lambda: epoch)
         self._retry_failed = retry_failed
         self._patient = patient
         self._clock = clock
@@ -97,25 +111,30 @@ class Candidates:
         """Documents of the sample that others have, or had."""
         self._mine = frozenset(partitions_of_worker(me.worker, workers, spec.partitions))
         self._observer = Observer(runs, clock)
+        self._readers = readers or ThreadPoolExecutor(READERS, thread_name_prefix="claims")
         self._lock = threading.Lock()
         self._finished = Bitmap(spec.documents)
         self._taken = Bitmap(spec.documents)
-        self._ledger_read = float("-inf")
+        self._asked = self._caught_up = float("-inf")
+        """When it was asked what others settled, and when that was answered."""
         self._table = ClaimTable(spec.documents, claims.listed)
         self._refreshed: dict[int, float] = {}
         self._living: dict[Holder, float] = {}
+        self._holders: dict[int, tuple[int, Holder]] = {}
+        """Claims' numbers and holders, by document: a claim never changes, so none is read twice."""
         self._read: set[Holder] = set()
         """Lives whose last segments were read since they were over."""
         self.heaviest: int | None = None
         """Documents that weigh more are left to others (a rebalance recommendation)."""
         self._passed: set[int] = set()
-        self._rows = RowTable(manifest, scratch / "rows.jsonl", self._look)
+        self._rows = rows or RowTable(manifest, scratch / "rows.jsonl", self._look)
         patient()(self._look_back)
-        self.assigned = sum(self.is_mine(i) and i not in self._finished for i in range(spec.documents))
+        self.assigned = len(self._finished.outside(self._documents(sorted(self._mine))))
         """Documents that are this life's to do, as far as it knows: what others take from it is taken off."""
 
     def close(self) -> None:
-        """Let the rows' file go."""
+        """Let the readers and the rows' file go."""
+        self._readers.shutdown(wait=False, cancel_futures=True)
         self._rows.close()
 
     def is_mine(self, index: int) -> bool:
@@ -173,8 +192,8 @@ class Candidates:
             if not found:
                 self._passed_by.add(index)
             yield from found
-        mine = range(self._spec.documents)
-        for index in self._rows.heaviest_first(i for i in mine if self.is_mine(i) and i not in self._finished):
+        mine = self._documents(sorted(self._mine))
+        for index in self._rows.heaviest_first(self._finished.outside(mine)):
             found = list(self._worth(index))
             if not found and index not in self._finished and index not in self._taken:
                 self.reassign(-1)
@@ -185,16 +204,13 @@ class Candidates:
 
         Comes to its end when a pass over all partitions found nothing that is free.
         """
-        now = self._clock()
-        if now - self._ledger_read >= LEDGER_SECONDS:
-            self._ledger_read = now
-            self._patient()(lambda: self._mark(read_ledger(self._runs, [paths.workers(self._spec.run_id)])))
+        if self._clock() - self._caught_up >= LEDGER_SECONDS:
+            self._patient()(self._catch_up)
         partitions = self._spec.partitions
         first = (max(self._mine, default=self._me.worker % partitions) + 1) % partitions
-        for p in ((first + step) % partitions for step in range(partitions)):
-            end = range(p, self._spec.documents, partitions)
+        for p in in_turn(first, partitions, self._me.worker):
             batch = 0
-            for index in reversed(self._rows.heaviest_first(i for i in end if i not in self._finished)):
+            for index in reversed(self._rows.heaviest_first(self._finished.outside(self._documents([p])))):
                 if batch % STEAL_BATCH == 0:
                     self._refresh(p)
                 for candidate in self._worth(index):
@@ -231,7 +247,13 @@ class Candidates:
         """Whether a claim may be taken over: given back, or its holder's life is over without having settled it."""
         if newest.released:
             return True
-        holder = self._claims.holder(self.partition(newest.index), newest.index, newest.n)
+        known = self._holders.get(newest.index)
+        if known is None or known[0] != newest.n:
+            # Before claims are read one by one: most documents that others claimed a while ago are settled by now.
+            if self._clock() - self._asked >= LEDGER_SECONDS and self._hear() and newest.index in self._finished:
+                return False
+            self._read_holders(newest)
+        holder = self._holders[newest.index][1]
         if holder.same(self._me):
             return False
         now = self._clock()
@@ -252,6 +274,28 @@ class Candidates:
             self._read.add(holder)
         return newest.index not in self._finished
 
+    def _read_holders(self, newest: Claimed) -> None:
+        """Find out who holds a claim, and the others of its partition that were not read yet."""
+        partition = self.partition(newest.index)
+        unread = [newest]
+        for index in self._finished.outside(self._documents([partition])).tolist():
+            other = self._table.newest(index)
+            if other is None or other.released or other == newest or index in self._taken:
+                continue
+            if index not in self._holders or self._holders[index][0] != other.n:
+                unread.append(other)
+                if len(unread) >= AHEAD:
+                    break
+
+        def read(claimed: Claimed) -> Holder:
+            return self._claims.holder(partition, claimed.index, claimed.n)
+
+        for claimed, holder in zip(unread, self._readers.map(read, unread), strict=True):
+            self._holders[claimed.index] = (claimed.n, holder)
+
+    def _documents(self, partitions: list[int]) -> NDArray[np.int64]:
+        return documents_of(partitions, self._spec.documents, self._spec.partitions)
+
     def _look(self, row: Row) -> None:
         """Find the documents that need no work: done, or failed for good before the run began."""
         hopeless = row.failure is not None and (row.failure.category is Category.NAME or not self._retry_failed)
@@ -260,11 +304,32 @@ class Candidates:
 
     def _look_back(self) -> None:
         """What former lives settled, as the parent found it; where it said nothing, all that they ever wrote."""
-        found = read_settled(self._runs, self._spec.run_id, self._epoch, self._spec.documents)
-        if found is not None:
-            self._finished |= found
+        told = read_settled(self._runs, self._spec.run_id, self._epoch, self._spec.documents)
+        if told is not None:
+            self._take_in(told)
         else:
             self._mark(read_ledger(self._runs, [paths.workers(self._spec.run_id)]))
+
+    def _catch_up(self) -> None:
+        """What others settled meanwhile, as the parent keeps it; where it does not, all that they wrote."""
+        if not self._hear():
+            self._caught_up = self._clock()
+            self._mark(read_ledger(self._runs, [paths.workers(self._spec.run_id)]))
+
+    def _hear(self) -> bool:
+        """What others settled meanwhile, as the parent keeps it. Whether it does."""
+        told = read_settled(self._runs, self._spec.run_id, self._parent(), self._spec.documents)
+        self._asked = self._clock()
+        if told is None or not told.live:
+            return False
+        self._caught_up = self._asked
+        self._take_in(told)
+        self._holders = {index: held for index, held in self._holders.items() if index not in self._finished}
+        return True
+
+    def _take_in(self, told: Told) -> None:
+        with self._lock:
+            self._finished |= told.found
 
     def _mark(self, records: Iterator[Record]) -> None:
         for record in records:

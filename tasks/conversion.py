@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from prefect import Flow, task
@@ -28,7 +28,7 @@ from tasks.corpus.failures import PdfFlowsError, StoreError, UsageError
 from tasks.corpus.names import printable
 from tasks.corpus.partition import Bitmap
 from tasks.corpus.runs import RunSpec, load_manifest
-from tasks.corpus.settled import SettledBy, write_settled
+from tasks.corpus.settled import SettledBoard, SettledBy
 from tasks.corpus.store import Store
 from tasks.fleet.canary import Verdict
 from tasks.fleet.imds import Imds
@@ -148,7 +148,13 @@ class _Start:
 
     @classmethod
     def of(
-        cls, options: Options, planned: Planned, lease: ParentLease, stores: Stores, child: Flow[..., Any]
+        cls,
+        options: Options,
+        planned: Planned,
+        lease: ParentLease,
+        stores: Stores,
+        child: Flow[..., Any],
+        board: SettledBoard,
     ) -> _Start:
         """Look back, and write down for the workers what was found."""
         spec = planned.spec
@@ -176,7 +182,7 @@ class _Start:
             settled = found
             start.pages_before = account.pages
             start.waiting = account.remaining + account.failed + account.quarantined
-        write_settled(runs, spec.run_id, lease.epoch, settled)
+        board.begin(settled, resumed=planned.resumed)
         if start.waiting:
             start._govern(options, settled, sample)
         return start
@@ -314,11 +320,10 @@ class Conversion:
         flow_run_id = str(flow_run.id) if flow_run is not None else None
         s3 = options.runs_url.startswith("s3://")
         beat_seconds = BEAT_S3_SECONDS if s3 else BEAT_FOLDER_SECONDS
-        with (
-            ParentLease(runs, spec.run_id, flow_run_id, beat_seconds) as lease,
-            LivePage(runs, spec, ui_address()) as page,
-        ):
-            start = _Start.of(options, done, lease, stores, self._child)
+        with ParentLease(runs, spec.run_id, flow_run_id, beat_seconds) as lease, ExitStack() as stack:
+            board = SettledBoard(runs, spec.run_id, lease.epoch, spec.documents, options.retry_failed)
+            page = stack.enter_context(LivePage(runs, spec, board, ui_address()))
+            start = _Start.of(options, done, lease, stores, self._child, board)
             notifier = Notifier(
                 runs,
                 lease.epoch,

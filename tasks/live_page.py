@@ -1,4 +1,7 @@
-"""`report.html` beside the run, written anew every minute while the run lives, and once more at its end."""
+"""`report.html` beside the run, and what is settled for its workers: written anew every minute while the run lives.
+
+The page is written once more at the run's end.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from tasks.corpus import paths
 from tasks.corpus.failures import StoreError
 from tasks.corpus.names import RUNS
 from tasks.corpus.runs import RunSpec
+from tasks.corpus.settled import SettledBoard
 from tasks.corpus.store import Store
 from tasks.html import render
 from tasks.lookout import Lookout
@@ -34,11 +38,14 @@ class LivePage:
 
     Args:
         ui: address of the Prefect UI, "" where there is none.
+        board: told every record of the ledgers, and published with every page but the last.
     """
 
-    def __init__(self, runs: Store, spec: RunSpec, ui: str = "", seconds: float = PAGE_SECONDS) -> None:
-        self._runs, self._spec, self._ui = runs, spec, ui
-        self._lookout = Lookout(runs, spec)
+    def __init__(
+        self, runs: Store, spec: RunSpec, board: SettledBoard, ui: str = "", seconds: float = PAGE_SECONDS
+    ) -> None:
+        self._runs, self._spec, self._ui, self._board = runs, spec, ui, board
+        self._lookout = Lookout(runs, spec, also=board.take)
         self._busy = threading.Lock()
         self._view: RunView | None = None
         self._said: set[str] = set()
@@ -72,15 +79,26 @@ class LivePage:
             return
         try:
             facts = self._lookout.facts() if report is None else self._ended(report)
+            if report is None:
+                self._tell()
             self._view = run_view(facts)
             publish_page(self._runs, facts, self._ui)
         except (StoreError, OSError, ValueError, ArithmeticError, TemplateError) as error:
             # A number that no chart can be drawn of is no reason for a run to end otherwise.
-            if str(error) not in self._said:
-                self._said.add(str(error))
-                _log.warning("report.html could not be written: %s", error)
+            self._warn("report.html could not be written", error)
         finally:
             self._busy.release()
+
+    def _tell(self) -> None:
+        try:
+            self._board.publish()
+        except StoreError as error:
+            self._warn("what is settled could not be written for the workers, who look for themselves", error)
+
+    def _warn(self, what: str, error: Exception) -> None:
+        if str(error) not in self._said:
+            self._said.add(str(error))
+            _log.warning("%s: %s", what, error)
 
     def _ended(self, report: Report) -> Facts:
         facts = self._lookout.catch_up()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from types import TracebackType
 
 from pydantic import ValidationError
@@ -112,6 +112,8 @@ class Lookout:
     Args:
         clock: monotonic seconds.
         wall: seconds since 1970.
+        also: called with every record of the ledgers, once.
+        pool: its readers.
     """
 
     def __init__(
@@ -121,9 +123,12 @@ class Lookout:
         *,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
+        also: Callable[[Record], None] = lambda record: None,
+        pool: Executor | None = None,
     ) -> None:
         self._runs, self.spec, self._clock, self._wall = runs, spec, clock, wall
-        self._pool = ThreadPoolExecutor(READERS, thread_name_prefix="lookout")
+        self._also = also
+        self._pool = pool or ThreadPoolExecutor(READERS, thread_name_prefix="lookout")
         self._census: Census | None = None
         self.tally = Tally(spec.documents)
         self._tracks: dict[int, _Track] = {}
@@ -292,6 +297,7 @@ class Lookout:
     def _take_in(self, records: Iterable[Record]) -> None:
         for record in records:
             self.tally.add(record)
+            self._also(record)
 
     # -- paces --------------------------------------------------------------------------------------------------------
 

@@ -103,6 +103,11 @@ class Pulse:
             self._state.assigned = assigned
 
     @property
+    def epoch(self) -> int:
+        """Of the parent that supervises this life by now."""
+        return self._epoch
+
+    @property
     def counts(self) -> Counts:
         """What became of this life's documents so far."""
         with self._lock:

@@ -210,6 +210,7 @@ class Worker:
                         retry_failed=settings.retry_failed,
                         patient=patient,
                         sample=settings.sample,
+                        parent=lambda: pulse.epoch,
                     )
                     pulse.assign(self._candidates.assigned)
                     self._log.info(

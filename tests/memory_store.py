@@ -84,7 +84,13 @@ class MemoryStore:
 
     def _listed(self, prefix: str) -> Iterator[str]:
         if prefix.count("/") < FOLDERS:
-            yield from sorted(key for key in self.objects if key.startswith(prefix))
+            found: list[str] = []
+            for folder, keys in self._folders.items():
+                if folder.startswith(prefix):
+                    found += keys
+                elif prefix.startswith(folder):
+                    found += (key for key in keys if key.startswith(prefix))
+            yield from sorted(found)
             return
         keys = self._sorted(folder_of(prefix))
         at = bisect.bisect_left(keys, prefix)

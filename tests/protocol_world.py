@@ -17,7 +17,8 @@ import shutil
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from concurrent.futures import Executor
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace, TracebackType
@@ -34,6 +35,7 @@ import tasks.corpus.ledger
 import tasks.corpus.runs
 import tasks.document
 import tasks.lease
+import tasks.lookout
 import tasks.pulse
 import tasks.supervise
 import tasks.worker
@@ -48,7 +50,7 @@ from tasks.corpus.lives import Heartbeat, Life, Observer, Process
 from tasks.corpus.manifest import Row, write_rows
 from tasks.corpus.partition import Bitmap
 from tasks.corpus.runs import Identity, RunSpec, claim_output
-from tasks.corpus.settled import SettledBy, write_settled
+from tasks.corpus.settled import SettledBoard, SettledBy
 from tasks.corpus.store import ObjectInfo
 from tasks.document import DocumentConverter
 from tasks.engines.protocol import UNKEPT, EngineResult, Limits, Page, Rendering
@@ -58,6 +60,7 @@ from tasks.fleet.machine import Machine
 from tasks.fleet.supervisor import Patience
 from tasks.governing import Governor
 from tasks.lease import ParentLease
+from tasks.lookout import Lookout
 from tasks.pulse import PARENT_PATIENCE_SECONDS
 from tasks.supervise import Supervision, end_former_lives
 from tasks.worker import Worker, WorkerSettings
@@ -65,6 +68,7 @@ from tasks.worker import Worker, WorkerSettings
 RUN = "r"
 BEAT = 15.0
 LEASE_BEAT = 5.0
+PAGE_EVERY = 20.0
 DOUBT = 45.0
 """Written out: what DESIGN section 3 says, whatever the code does."""
 BLAMED = 3
@@ -441,6 +445,9 @@ class ParentActor(Actor):
         self.trouble_at = float("-inf")
         self.result: str | None = None
         self.supervision: Supervision | None = None
+        self.page_at = world.clock
+        self._lookout: Lookout | None = None
+        self._board: SettledBoard
 
     def _parent(self, actor: Actor) -> None:
         world = self.world
@@ -454,7 +461,11 @@ class ParentActor(Actor):
             living = end_former_lives(runs, RUN, [str(handle.flow_run_id) for handle in adopted.values()])
             by = SettledBy(world.spec.documents, False)
             account = reconcile_run(runs, output, world.spec, by).account
-            write_settled(runs, RUN, lease.epoch, by.found)
+            self._board = SettledBoard(runs, RUN, lease.epoch, world.spec.documents, False)
+            self._board.begin(by.found, resumed=bool(lease.epoch))
+            self._lookout = Lookout(
+                runs, world.spec, clock=world.time, also=self._board.take, pool=cast(Executor, _Serial())
+            )
             waiting = account.remaining + account.failed
             if waiting:
                 self.supervision = Supervision(
@@ -491,6 +502,12 @@ class ParentActor(Actor):
         heir = f"{paths.parent(RUN, self.lease.epoch + 1)}lease.json" in self.world.runs.objects
         clear = self.world.clock >= self.world.outage_until and self.fate is None
         self.lease._beat()
+        if self._lookout is not None and self.world.clock >= self.page_at:
+            # Its page's thread, more often than in truth: these runs last minutes.
+            self.page_at = self.world.clock + PAGE_EVERY
+            with suppress(StoreError):
+                self._lookout.facts()
+                self._board.publish()
         self.beats_with_heir += heir and clear
 
 
@@ -588,12 +605,14 @@ class World:
             patch.setattr(module, "ThreadPoolExecutor", _Serial)
         for module in (tasks.worker, tasks.supervise, tasks.lease, tasks.corpus.runs):
             patch.setattr(module, "this_life", self._this_life)
-        for module in (tasks.worker, tasks.account):
+        for module in (tasks.worker, tasks.account, tasks.lookout):
             patch.setattr(module, "scratch_folder", self._scratch)
         patch.setattr(tasks.worker, "patient", self._patient)
         patch.setattr(tasks.worker, "open_store", self._open)
         patch.setattr(tasks.worker, "open_pool", lambda *given, **more: self.engine(cast(LifeActor, self._running())))
-        patch.setattr(tasks.worker, "Candidates", partial(Candidates, clock=self.time))
+        patch.setattr(
+            tasks.worker, "Candidates", partial(Candidates, clock=self.time, readers=cast(Executor, _Serial()))
+        )
         patch.setattr(tasks.worker, "LedgerWriter", partial(LedgerWriter, clock=self.time))
         patch.setattr(
             tasks.worker,
@@ -925,3 +944,5 @@ class _Serial:
 
     def map(self, run: Callable[..., Any], items: Any) -> Iterator[Any]:
         return map(run, items)
+
+    def shutdown(self, **how: Any) -> None: ...

@@ -62,7 +62,7 @@ class Suspicion:
         return self.deaths >= SUSPECT_DEATHS
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Claimed:
     """The newest claim on a document, as a listing shows it."""
 
@@ -74,12 +74,16 @@ class Claimed:
 def newest(partition_prefix: str, keys: Iterable[str]) -> Iterator[Claimed]:
     """The newest claim of each document from a sorted listing of one partition's claims. Pure; streams."""
     current: Claimed | None = None
+    begin = len(partition_prefix)
     for key in keys:
-        index_text, _, rest = key[len(partition_prefix) :].partition("/")
-        number, dot, suffix = rest.partition(".")
-        if not index_text.isdigit() or not number.isdigit() or (dot and suffix != "released"):
-            continue
-        index, n, released = int(index_text), int(number), bool(dot)
+        index_text, _, rest = key[begin:].partition("/")
+        if rest == "0" and index_text.isdigit():  # most of a large run's
+            index, n, released = int(index_text), 0, False
+        else:
+            number, dot, suffix = rest.partition(".")
+            if not index_text.isdigit() or not number.isdigit() or (dot and suffix != "released"):
+                continue
+            index, n, released = int(index_text), int(number), bool(dot)
         if current is not None and current.index != index:
             yield current
             current = None

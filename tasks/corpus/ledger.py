@@ -16,7 +16,7 @@ from enum import StrEnum
 from itertools import islice
 from typing import NamedTuple
 
-from pydantic import BaseModel, ConfigDict, ValidationError, computed_field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, computed_field
 
 from tasks.corpus.failures import Failure, StoreError
 from tasks.corpus.paths import SCHEMA
@@ -87,12 +87,12 @@ class Record(BaseModel):
     pages: int | None = None
     resumed: int = 0
     """Pages taken from a checkpoint of an earlier life."""
-    gaps: list[int] = []
+    gaps: list[int] = Field(default_factory=list)
     """Pages that are named gaps in the output: the document is partial."""
-    ways: dict[str, str] = {}
+    ways: dict[str, str] = Field(default_factory=dict)
     """How the pages' text was come by, where the engine has several ways: the way -> its pages, such as "1-6,8"."""
-    warnings: list[str] = []
-    seconds: dict[str, float] = {}
+    warnings: list[str] = Field(default_factory=list)
+    seconds: dict[str, float] = Field(default_factory=dict)
     """fetch, engine, publish, total."""
     engine: str | None = None
     failure: Failure | None = None

@@ -212,6 +212,7 @@ class Observer:
         self._expiry = expiry
         self._seen: dict[str, tuple[int, float]] = {}
         self._over: dict[str, str] = {}
+        self._lives: dict[str, Life] = {}
 
     def heartbeat(self, prefix: str) -> Heartbeat | None:
         """The life's last heartbeat, None where it never beat."""
@@ -221,11 +222,14 @@ class Observer:
             return None
 
     def life(self, prefix: str, name: str = "start.json") -> Life | None:
-        """Who took the number."""
-        try:
-            return Life.model_validate_json(self._store.read(f"{prefix}{name}"))
-        except (NotFound, ValidationError):
-            return None
+        """Who took the number; that is read once."""
+        key = f"{prefix}{name}"
+        if key not in self._lives:
+            try:
+                self._lives[key] = Life.model_validate_json(self._store.read(key))
+            except (NotFound, ValidationError):
+                return None
+        return self._lives[key]
 
     def over(self, prefix: str, name: str = "start.json") -> str | None:
         """Why the life below `prefix` is over, or None while it may be living.

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
 
 def partition_of(index: int, partitions: int) -> int:
     """The partition of a document; `partitions` is the run's (run.json), whatever the number of workers is now."""
@@ -26,6 +31,30 @@ def partitions_of_worker(worker: int, workers: int, partitions: int) -> list[int
     return list(range(worker, partitions, workers)) if worker < workers else []
 
 
+def in_turn(first: int, partitions: int, worker: int) -> list[int]:
+    """The order in which a thief visits all partitions: from `first` on, in steps that differ from thief to thief.
+
+    With one step for all, thieves that began among partitions with nothing left would meet at the same next one, and
+    fight for the same documents.
+
+    >>> in_turn(1, 5, 0), in_turn(1, 5, 1)
+    ([1, 2, 3, 4, 0], [1, 3, 0, 2, 4])
+    """
+    strides = [stride for stride in range(1, partitions) if math.gcd(stride, partitions) == 1] or [1]
+    stride = strides[worker % len(strides)]
+    return [(first + step * stride) % partitions for step in range(partitions)]
+
+
+def documents_of(partitions_: list[int], documents: int, partitions: int) -> NDArray[np.int64]:
+    """The documents of some partitions, in order.
+
+    >>> documents_of([0, 2], 7, 4).tolist()
+    [0, 2, 4, 6]
+    """
+    each = [np.arange(p, documents, partitions, dtype=np.int64) for p in partitions_]
+    return np.sort(np.concatenate(each)) if each else np.empty(0, dtype=np.int64)
+
+
 class Bitmap:
     """A set of document indices, one bit each: 125 kB a million."""
 
@@ -45,6 +74,13 @@ class Bitmap:
 
     def __len__(self) -> int:
         return int.from_bytes(self._bits, "little").bit_count()
+
+    def outside(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Of some documents those that are not in it, in the order given."""
+        found: NDArray[np.uint8] = np.frombuffer(self._bits, dtype=np.uint8)[indices >> 3] >> (indices & 7).astype(
+            np.uint8
+        )
+        return indices.compress(found & 1 == 0)
 
     def __ior__(self, other: Bitmap) -> Bitmap:
         """Put in all that another one of the same size has."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tasks.corpus.manifest import Manifest, Row, decode
 
@@ -54,13 +55,12 @@ class RowTable:
         """See `weight_of`."""
         return self._weights[index]
 
-    def heaviest_first(self, chosen: Iterable[int]) -> array[int]:
+    def heaviest_first(self, chosen: NDArray[np.int64]) -> array[int]:
         """The indices in the order in which they are worked on: longest first, so that no long one is left for the end."""
-        indices = np.fromiter(chosen, dtype=np.uint32)
-        weights = np.frombuffer(self._weights, dtype=np.uint64)[indices]
+        weights = np.frombuffer(self._weights, dtype=np.uint64)[chosen]
         # Stable: documents of one weight keep the manifest's order. Descending without negating what has no sign.
         order = np.argsort(weights[::-1], kind="stable")[::-1]
-        return array("I", indices[len(indices) - 1 - order].astype(np.uintc).tobytes())
+        return array("I", chosen[len(chosen) - 1 - order].astype(np.uintc).tobytes())
 
     def close(self) -> None:
         """Let the file go."""

@@ -30,9 +30,10 @@ from memory_store import MemoryStore, Overwriting
 from protocol_world import Actor, LifeActor, World
 
 import tasks.candidates
+import tasks.corpus.settled
 from tasks.conversion import POOL_PATIENCE_SECONDS
 from tasks.corpus.claims import Suspicion
-from tasks.corpus.ledger import LedgerWriter
+from tasks.corpus.ledger import LedgerWriter, Outcome
 from tasks.corpus.lives import Observer
 from tasks.fleet.losses import Loss
 from tasks.lease import ParentLease
@@ -327,6 +328,11 @@ def _set(owner: Any, name: str, value: Any) -> Callable[[Patch], None]:
     return lambda patch: patch.setattr(owner, name, value)
 
 
+def _ahead(patch: Patch) -> None:
+    """What the parent says is settled counts what is only about to be published."""
+    patch.setattr(tasks.corpus.settled, "settled", lambda record, *_: record.outcome is not Outcome.RELEASED)
+
+
 def _copies(patch: Patch) -> None:
     patch.setattr(Watch, "fence_outlived", lambda self: [])
     patch.setattr(Supervision, "_fence_copies", lambda self: None)
@@ -351,6 +357,7 @@ MUTANTS: dict[str, tuple[str, Callable[[Patch], None], type[Protocol]]] = {
         ORPHANS,
     ),
     "blame for lost machines": (r"promise 6", _set(Loss, "blames", property(lambda self: True)), LOST),
+    "settled before it is": (r"promise 5.*documents left", _ahead, Protocol),
     "of a flow run executed twice both lives go on": (r"promise 5.*documents left|promise 6", _copies, COPIES),
 }
 

@@ -1,38 +1,52 @@
 """A fleet in virtual time: machines come, are interrupted and are replaced; what they do next is decided by the shipped code.
 
 The supervisor's `step` launches, fences and relaunches; `Candidates`, `Claims` and the worker's own loop over them choose the
-documents; ledgers are written by `LedgerWriter`. All of them share one store in memory, which counts requests. Only time,
-machines and the work itself are made up here. Heartbeats are not written: the store makes one up when it is read.
+documents; ledgers are written by `LedgerWriter`; `Lookout` and `SettledBoard` read them and say what is settled, as the
+parent's page has them do each minute. All of them share one store in memory, which counts requests. Only time, machines and the
+work itself are made up here. Heartbeats are not written: the store makes one up when it is read.
 """
 
 from __future__ import annotations
 
+import bisect
 import heapq
+import json
 import math
 import random
-from collections import deque
+import time
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
-from memory_store import MemoryStore
+from memory_store import FOLDERS, PAGE, MemoryStore, folder_of
 
 from tasks.candidates import Candidates
 from tasks.corpus import paths
 from tasks.corpus.claims import Claim, Claims, Holder
 from tasks.corpus.ledger import LedgerWriter, Outcome, Record
-from tasks.corpus.lives import BEAT_SECONDS, Heartbeat, Life, Process, fence, take_number
+from tasks.corpus.lives import BEAT_SECONDS, Life, Process, fence, take_number
 from tasks.corpus.manifest import Manifest, Row
 from tasks.corpus.partition import Bitmap
+from tasks.corpus.rowtable import RowTable
 from tasks.corpus.runs import Identity, RunSpec
-from tasks.corpus.settled import write_settled
+from tasks.corpus.settled import SettledBoard
+from tasks.corpus.store import ObjectInfo
 from tasks.fleet.supervisor import Fleet, Sight, Verb, over, recounted, step
+from tasks.live_page import PAGE_SECONDS
+from tasks.lookout import Lookout
 from tasks.worker import Worker
 
 RUN = "simulated"
+LAST = "\U0010ffff"
+"""Sorts behind all that a key may go on with."""
 HOUR = 3600.0
+BEGAN = 1.8e9
+"""Seconds since 1970, for what people are shown."""
 SIGMA = 1.5
 MEAN_SECONDS = 150.0
 NOISE = 0.3
@@ -51,7 +65,7 @@ IDENTITY = Identity(input="in", output="out", engine="dummy", limits={}, renderi
 
 
 class KeptManifest(Manifest):
-    """A manifest whose rows stay in memory: each life reads them anew, and parsing them is not what is measured."""
+    """A manifest whose rows are in memory."""
 
     def __init__(self, rows: list[tuple[str, Row]]) -> None:
         super().__init__(Path("kept"))
@@ -59,6 +73,28 @@ class KeptManifest(Manifest):
 
     def lines(self) -> Iterator[tuple[str, Row]]:
         yield from self._kept
+
+
+class KeptRows(RowTable):
+    """The rows of all lives: each would make the same table of them."""
+
+    def close(self) -> None:
+        """Others read them."""
+
+
+class Serial(Executor):
+    """Readers that read one after the other: virtual time has no use for threads."""
+
+    def map(self, fn: Callable[..., Any], *iterables: Any, **more: Any) -> Iterator[Any]:
+        return map(fn, *iterables)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None: ...
+
+
+@cache
+def at_work(in_hand: int, outcomes: int) -> Sight:
+    """What nearly all sights are."""
+    return Sight(beaten=True, in_hand=in_hand, outcomes=outcomes)
 
 
 @dataclass(eq=False)
@@ -83,6 +119,8 @@ class Machine:
     """When the document in hand was begun."""
     outcomes: int = 0
     """Not yet seen by the supervisor."""
+    done: int = 0
+    """Documents, of this life."""
 
     @property
     def lives(self) -> bool:
@@ -97,8 +135,9 @@ class BeatingStore(MemoryStore):
     """Heartbeats come from the world: the counter of a living life moves every 15 s."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
-        super().__init__()
+        super().__init__(keeps_metadata=False)
         self.clock, self.lives = clock, dict[str, Machine]()
+        self.infos: dict[str, ObjectInfo] = {}
 
     def read(self, key: str) -> bytes:
         machine = self.lives.get(key)
@@ -106,7 +145,23 @@ class BeatingStore(MemoryStore):
             return super().read(key)
         self._count("GET", key)
         counter = int((min(self.clock(), machine.gone_at) - machine.up_at) / BEAT_SECONDS)
-        return Heartbeat(counter=counter, ended=machine.ended).model_dump_json().encode()
+        beat = {"counter": counter, "ended": machine.ended, "converted": machine.done}
+        return json.dumps(beat).encode()
+
+    def list(self, prefix: str = "", *, skip: str | None = None) -> Iterator[ObjectInfo]:
+        """A page at a time, without hashes: nobody asks for one here, and listings have a billion entries."""
+        if prefix.count("/") < FOLDERS or skip is not None:
+            return super().list(prefix, skip=skip)
+        keys = self._sorted(folder_of(prefix))
+        found = keys[bisect.bisect_left(keys, prefix) : bisect.bisect_left(keys, prefix + LAST)]
+        for _ in range(0, max(1, len(found)), PAGE):
+            self._count("LIST", prefix)
+        return map(self._info, found)
+
+    def _info(self, key: str) -> ObjectInfo:
+        if (info := self.infos.get(key)) is None:
+            info = self.infos[key] = ObjectInfo(key, len(self.objects[key]), "")
+        return info
 
 
 class World:
@@ -149,7 +204,17 @@ class World:
         self.spec = RunSpec(
             run_id=RUN, created="", identity=IDENTITY, manifest="", documents=documents, partitions=workers
         )
-        write_settled(self.store, RUN, 0, Bitmap(documents))
+        self.rows = KeptRows(self.manifest, scratch / "rows.jsonl")
+        self.board = SettledBoard(self.store, RUN, 0, documents, False)
+        self.board.begin(Bitmap(documents), resumed=False)
+        self.lookout = Lookout(
+            self.store,
+            self.spec,
+            clock=self.store.clock,
+            wall=lambda: BEGAN + self.now,
+            also=self.board.take,
+            pool=Serial(),
+        )
         self.fleet = Fleet.of(workers, documents)
         self.machines: dict[int, Machine] = {}
         self.events: list[tuple[float, int, Callable[[], None]]] = []
@@ -163,6 +228,13 @@ class World:
             else [deque(range(k, documents, workers)) for k in range(workers)]
         )
         self.ended_at = 0.0
+        self.over = False
+        self.steps = self.looks = 0
+        """Of the supervisor, and of the parent's page."""
+        self.stepping = self.looking = 0.0
+        """CPU seconds of these."""
+        self.of_page = Counter[str]()
+        """Requests of the page."""
 
     # -- time
 
@@ -173,6 +245,8 @@ class World:
     def run(self) -> World:
         """Until nobody runs and nobody will."""
         self.at(0.0, self.tick)
+        if self.policy == "shipped":
+            self.at(PAGE_SECONDS, self.look)
         while self.events:
             self.now, _, act = heapq.heappop(self.events)
             act()
@@ -195,11 +269,27 @@ class World:
                 last_word=m.ended,
                 outcomes=outcomes,
             )
-        return Sight(beaten=True, in_hand=len(m.held), outcomes=outcomes)
+        return at_work(len(m.held), outcomes)
+
+    def look(self) -> None:
+        """What the parent's page does each minute."""
+        if self.over:
+            return
+        sent, begun = self.store.requests.copy(), time.process_time()
+        self.lookout.facts()
+        self.board.publish()
+        self.looking += time.process_time() - begun
+        self.of_page.update(self.store.requests - sent)
+        self.looks += 1
+        self.at(self.now + PAGE_SECONDS, self.look)
 
     def tick(self) -> None:
         sights = {w.worker: self.sight(self.machines[w.worker]) for w in self.fleet.launched}
-        for action in step(self.fleet, sights, self.now):
+        begun = time.process_time()
+        actions = step(self.fleet, sights, self.now)
+        self.stepping += time.process_time() - begun
+        self.steps += 1
+        for action in actions:
             machine = self.machines.get(action.worker)
             if action.verb is Verb.LAUNCH:
                 self.launch(action.worker, action.launch)
@@ -210,6 +300,7 @@ class World:
             elif action.verb is Verb.KILL and machine is not None:
                 machine.killed = True
         if over(self.fleet) and not recounted(self.fleet, self.documents - len(self.done), self.now):
+            self.over = True
             return
         calm = len(self.fleet.launched) == self.workers and all(
             self.machines[w.worker].lives for w in self.fleet.launched
@@ -218,6 +309,7 @@ class World:
 
     def launch(self, k: int, number: int) -> None:
         self.launches += 1
+        self.store.create(f"{paths.launches(RUN, k)}{number}.json", b"{}")
         machine = self.machines[k] = Machine(k, number, self.now)
         wait = self.random.lognormvariate(math.log(WAIT_SECONDS), WAIT_SIGMA)
         self.at(self.now + wait + BOOT_SECONDS, lambda: self.begin(machine))
@@ -247,6 +339,8 @@ class World:
                 retry_failed=False,
                 patient=cast(Any, lambda: lambda act, *args: act(*args)),
                 clock=clock,
+                rows=self.rows,
+                readers=Serial(),
             )
             worker = SimpleNamespace(_settings=SimpleNamespace(steal=True), _stopping=None)
             m.source = Worker._next(cast(Worker, worker), m.candidates)
@@ -281,16 +375,22 @@ class World:
         self.worked += self.now - m.begun
         self.left[index] = 0.0
         m.outcomes += 1
+        m.done += 1
         if m.ledger is not None and m.candidates is not None:
             record = self.record(m, index, Outcome.INTENT)
             m.ledger.flush(m.ledger.add(record))
             self.store.create(f"{index}.md", b"")
             m.ledger.add(self.record(m, index, Outcome.CONVERTED))
-            m.ledger.flush_if_due(0.0 if not m.held else BEAT_SECONDS)
+            # Two beats later at most; sooner where the next document's intent takes it along.
+            self.at(self.now + 1.5 * BEAT_SECONDS, lambda: self.flush(m))
             m.candidates.finish(index)
         self.done.add(index)
         self.ended_at = max(self.ended_at, self.now)
         self.go_on(m)
+
+    def flush(self, m: Machine) -> None:
+        if m.lives and m.ledger is not None:
+            m.ledger.flush_if_due()
 
     def record(self, m: Machine, index: int, outcome: Outcome) -> Record:
         return Record(

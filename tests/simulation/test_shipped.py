@@ -13,7 +13,9 @@ SHIPPED = {
     "tasks.candidates": ("Candidates",),
     "tasks.corpus.claims": ("Claims", "Claim", "Holder"),
     "tasks.corpus.ledger": ("LedgerWriter", "Record"),
-    "tasks.corpus.lives": ("fence", "take_number", "Heartbeat"),
+    "tasks.corpus.lives": ("fence", "take_number"),
+    "tasks.corpus.settled": ("SettledBoard",),
+    "tasks.lookout": ("Lookout",),
     "tasks.worker": ("Worker",),
 }
 
@@ -28,6 +30,8 @@ def test_the_shipped_functions_are_used() -> None:
         (fleet_world.Worker, "_next"),
         (fleet_world.Candidates, "far_ends"),
         (fleet_world.Claims, "take"),
+        (fleet_world.SettledBoard, "publish"),
+        (fleet_world.Lookout, "facts"),
     ):
         function = owner.__dict__[name]
         assert (function.__module__, function.__qualname__) == (owner.__module__, f"{owner.__name__}.{name}")

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from lives_kit import dead_process
+from memory_store import MemoryStore
 
 from tasks.corpus.failure_file import FailureFile
 from tasks.corpus.failures import Fenced, StoreError
@@ -342,3 +343,15 @@ def test_a_life_of_a_run_with_a_budget_leaves_when_nobody_reckons_with_it(
     clock.now += 180
     paid._tick()
     assert drained == ["the spend record stands still: nobody says that there is money left"]
+
+
+def test_who_took_a_number_is_read_once() -> None:
+    """It never changes; the heartbeat is read at every look."""
+    store = MemoryStore()
+    take_number(store, "run/workers/0/", "start.json", this_life())
+    observer = Observer(store, Clock())
+    for counter in range(3):
+        beat(store, counter)
+        assert observer.over(PREFIX) is None
+    assert store.by_room["GET", "workers start.json"] == 1
+    assert store.by_room["GET", "workers heartbeat.json"] == 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import time
 from base64 import b64encode
 from pathlib import Path
 from uuid import UUID
@@ -19,9 +20,11 @@ from watched_run import BEGAN, ELSEWHERE, RUN_ID, WatchedRun
 
 from deployments.reporting import report as tell
 from tasks.charts import Span, money_chart, pages_chart, time_line
-from tasks.corpus.failures import Category, Failure, Phase, UsageError
+from tasks.corpus.failures import Category, Failure, Phase, StoreError, UsageError
 from tasks.corpus.ledger import Outcome
 from tasks.corpus.lives import Heartbeat, Life
+from tasks.corpus.partition import Bitmap
+from tasks.corpus.settled import SettledBoard, read_settled
 from tasks.corpus.store_folder import FolderStore
 from tasks.corpus.store_s3 import S3Store
 from tasks.corpus.tally import LifeTally
@@ -243,11 +246,64 @@ def test_the_command_tells_and_writes(tmp_path: Path, capsys: pytest.CaptureFixt
         tell(run.store, RUN_ID, str(tmp_path), as_json=False)
 
 
+def board(run: WatchedRun) -> SettledBoard:
+    return SettledBoard(run.store, RUN_ID, 0, run.documents, False)
+
+
+@pytest.mark.parametrize("page_fails", [False, True])
+def test_the_page_says_what_is_settled_for_the_workers(tmp_path: Path, page_fails: bool) -> None:
+    """Also where there can be no page."""
+    store = FolderStore.from_url(str(tmp_path / "_runs"), create=True)
+    run = WatchedRun(store, 6, 1, output=str(tmp_path))
+    run.live(0)
+    for index in (0, 4):
+        run.record(0, index)
+    run.work(0)
+    run.flush()
+    if page_fails:
+        (tmp_path / "_runs" / RUN_ID / "report.html").mkdir()
+    told_by = board(run)
+    before = Bitmap(6)
+    before.add(3)
+    told_by.begin(before, resumed=False)
+    with LivePage(store, run.spec, told_by, seconds=0.05):
+        deadline = time.monotonic() + 60
+        while (told := read_settled(store, RUN_ID, 0, 6)) is None or not told.live:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    assert [index in told.found for index in range(6)] == [True, False, False, True, True, False]
+
+
+class Refusing(FolderStore):
+    """Takes what is settled no more once `refuses`."""
+
+    refuses = False
+
+    def put(self, key: str, data: bytes) -> None:
+        if self.refuses and key.endswith("settled.zst"):
+            raise StoreError("503")
+        super().put(key, data)
+
+
+def test_the_page_is_written_where_what_is_settled_is_not(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = Refusing.from_url(str(tmp_path / "_runs"), create=True)
+    assert isinstance(store, Refusing)
+    run = WatchedRun(store, 6, 1, output=str(tmp_path))
+    told_by = board(run)
+    told_by.begin(Bitmap(6), resumed=False)
+    store.refuses = True
+    with LivePage(store, run.spec, told_by) as page:
+        page._tick()
+        assert page.view() is not None
+    assert store.head(f"{RUN_ID}/report.html") is not None
+    assert "what is settled could not be written" in caplog.text
+
+
 def test_the_page_beside_the_run_follows_it_and_has_the_last_word(tmp_path: Path) -> None:
     store = FolderStore.from_url(str(tmp_path / "_runs"), create=True)
     run = WatchedRun(store, 6, 1, output=str(tmp_path))
     run.live(0)
-    with LivePage(store, run.spec, seconds=0.05) as page:
+    with LivePage(store, run.spec, board(run), seconds=0.05) as page:
         while page.view() is None:
             pass
         run.record(0, 0)
@@ -266,7 +322,7 @@ def test_a_browser_shows_the_page_that_lies_in_a_bucket(moto_s3: MotoS3) -> None
     url = moto_s3.new_bucket()
     store = S3Store.from_url(f"{url}/_runs")
     run = WatchedRun(store, 6, 1, output=url)
-    with LivePage(store, run.spec) as page:
+    with LivePage(store, run.spec, board(run)) as page:
         page.conclude(report(documents=6, converted=6))
     head = moto_s3.client.head_object(Bucket=url.removeprefix("s3://"), Key=f"_runs/{RUN_ID}/report.html")
     assert head["ContentType"] == "text/html; charset=utf-8"
@@ -278,7 +334,7 @@ def test_a_page_that_cannot_be_written_disturbs_nobody(
     store = FolderStore.from_url(str(tmp_path / "_runs"), create=True)
     run = WatchedRun(store, 6, 1)
     (tmp_path / "_runs" / RUN_ID / "report.html").mkdir()
-    with LivePage(store, run.spec) as page:
+    with LivePage(store, run.spec, board(run)) as page:
         assert page.conclude(report(documents=6)) is not None
     assert "report.html could not be written" in caplog.text
 

@@ -21,15 +21,16 @@ import tasks.candidates
 import tasks.worker
 from tasks.candidates import Candidates
 from tasks.corpus import paths
-from tasks.corpus.claims import Claimed, Claims, Holder
+from tasks.corpus.claims import Claim, Claimed, Claims, Holder
 from tasks.corpus.failure_file import FailedDocuments
 from tasks.corpus.failures import Category, Fenced, StoreError
-from tasks.corpus.ledger import Outcome
+from tasks.corpus.ledger import Outcome, Record, read_ledger
 from tasks.corpus.lives import Heartbeat, Life, Observer, Process, fence, take_number, this_life
 from tasks.corpus.manifest import Manifest
 from tasks.corpus.partition import Bitmap
 from tasks.corpus.runs import RunSpec
-from tasks.corpus.settled import write_settled
+from tasks.corpus.settled import SettledBoard, Told, encode_settled
+from tasks.corpus.store import Store
 from tasks.engines.protocol import EngineName
 from tasks.worker import Worker, WorkerSettings
 
@@ -551,13 +552,127 @@ def test_what_the_parent_found_settled_is_not_looked_for_in_the_ledger(
 ) -> None:
     case = new_case(documents(4), workers=1)
     spec = case.plan().spec
-    settled = Bitmap(4)
-    settled.add(1)
-    settled.add(3)
-    write_settled(case.runs, spec.run_id, 0, settled)
+    SettledBoard(case.runs, spec.run_id, 0, 4, False).begin(these(4, 1, 3), resumed=False)
     monkeypatch.setattr(tasks.candidates, "read_ledger", lambda *_: pytest.fail("read the ledger"))
     mine, _ = chosen(case, spec, tmp_path)
     assert sorted(row.index for row, _ in mine.own()) == [0, 2]
+
+
+def these(documents: int, *indices: int) -> Bitmap:
+    found = Bitmap(documents)
+    for index in indices:
+        found.add(index)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("how", "ledger_reads"), [("live", 0), ("of the start", 1), ("foreign", 2), ("damaged", 2), ("missing", 2)]
+)
+def test_thieves_read_what_the_parent_says_and_the_ledger_where_it_says_nothing(
+    monkeypatch: pytest.MonkeyPatch, new_case: Cases, tmp_path: Path, how: str, ledger_reads: int
+) -> None:
+    """Once when a life begins, where nothing can be read, and once for each pass."""
+    case = new_case(weights([10, 500, 30, 70]), workers=2)
+    spec = case.plan().spec
+    settled = these(4, 1)
+    board = SettledBoard(case.runs, spec.run_id, 0, 4, False)
+    match how:
+        case "live" | "of the start":
+            board.begin(settled, resumed=how == "live")
+        case "foreign":
+            other = encode_settled("another", 0, 4, Told(settled, True))
+            case.runs.put(paths.settled(spec.run_id, 0), other)
+        case "damaged":
+            whole = encode_settled(spec.run_id, 0, 4, Told(settled, True))
+            case.runs.put(paths.settled(spec.run_id, 0), whole[:-3])
+    reads: list[list[str]] = []
+
+    def reading(store: Store, prefixes: list[str]) -> Iterator[Record]:
+        reads.append(prefixes)
+        return read_ledger(store, prefixes)
+
+    monkeypatch.setattr(tasks.candidates, "read_ledger", reading)
+    mine, _ = chosen(case, spec, tmp_path)
+    stolen = {row.index for row, _ in mine.far_ends()} - {0, 2}
+    assert stolen == ({3} if how in ("live", "of the start") else {1, 3})
+    assert len(reads) == ledger_reads
+
+
+class Hand:
+    """A monotonic clock, moved by the test."""
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_claim_is_read_once_and_not_at_all_where_the_parent_says_that_it_is_settled(
+    monkeypatch: pytest.MonkeyPatch, new_case: Cases, tmp_path: Path
+) -> None:
+    case = new_case(weights([10, 500, 30, 70]), workers=2)
+    spec = case.plan().spec
+    board = SettledBoard(case.runs, spec.run_id, 0, 4, False)
+    board.begin(these(4, 2), resumed=True)
+    prefix = holder_of_everything(case, spec, ELSEWHERE)
+    clock = Hand()
+    mine, claims = chosen(case, spec, tmp_path, clock=clock)
+    reads: list[int] = []
+    holder = claims.holder
+
+    def reading(partition: int, index: int, n: int) -> Holder:
+        reads.append(index)
+        return holder(partition, index, n)
+
+    monkeypatch.setattr(claims, "holder", reading)
+    for _ in range(3):
+        assert list(mine.far_ends()) == []
+        clock.now += 15.0
+    assert sorted(reads) == [0, 1, 3]
+    # What it held is settled, was given back, or is held by somebody else by now: only that claim is another one.
+    board.begin(these(4, 0), resumed=True)
+    claims.release(Claim(1, 1, 0))
+    assert Claims(case.runs, spec.run_id, Holder(worker=7, attempt=0)).take(1, 1, 1) is not None
+    beat(case, prefix, 2)
+    clock.now += 30.0
+    assert list(mine.far_ends()) == []
+    assert sorted(reads) == [0, 1, 1, 3]
+
+
+def test_before_claims_are_read_the_parent_is_asked_again(
+    monkeypatch: pytest.MonkeyPatch, new_case: Cases, tmp_path: Path
+) -> None:
+    """A pass may take hours: most that others claimed meanwhile is settled by the time that it is met."""
+    case = new_case(weights([10, 20, 30, 40]), workers=2)
+    spec = case.plan().spec
+    board = SettledBoard(case.runs, spec.run_id, 0, 4, False)
+    board.begin(these(4), resumed=True)
+    clock = Hand()
+    mine, claims = chosen(case, spec, tmp_path, clock=clock)
+    others = mine.far_ends()
+    row, n = next(others)
+    assert row.index == 1
+    assert claims.take(1, 1, n) is not None
+    mine.took(1, n, True)
+    holder = Claims(case.runs, spec.run_id, Holder(worker=7, attempt=0))
+    for index in (0, 2, 3):
+        assert holder.take(index % 2, index) is not None
+    board.begin(these(4, 0, 2, 3), resumed=True)
+    clock.now += 600.0
+    monkeypatch.setattr(claims, "holder", lambda *_: pytest.fail("read a claim"))
+    mine._refresh(1)
+    assert list(others) == []
+
+
+def test_a_life_that_was_adopted_reads_what_its_new_parent_says(new_case: Cases, tmp_path: Path) -> None:
+    case = new_case(weights([10, 20, 30, 40]), workers=2)
+    spec = case.plan().spec
+    SettledBoard(case.runs, spec.run_id, 0, 4, False).begin(these(4), resumed=True)
+    parent = [0]
+    mine, _ = chosen(case, spec, tmp_path, parent=lambda: parent[0])
+    SettledBoard(case.runs, spec.run_id, 1, 4, False).begin(these(4, 0, 1, 2), resumed=True)
+    parent[0] = 1
+    assert [row.index for row, _ in mine.far_ends()] == [3]
 
 
 def test_fenced_by_the_supervisor_is_how_the_kit_ends_lives(new_case: Cases) -> None:
