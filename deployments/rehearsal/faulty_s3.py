@@ -55,7 +55,7 @@ class FaultyS3:
         self.slow_seconds = slow_seconds
         self.unconditional = False
         self.counts: Counter[str] = Counter()
-        self._random = random.Random(seed)
+        self._random = random.Random(seed)  # noqa: S311 - not for secrets
         self._lock = threading.Lock()
         self._next: list[tuple[str, str]] = []
         self._refusal: tuple[int, str] | None = None
@@ -138,6 +138,17 @@ class FaultyS3:
                 return fate
             roll -= rate
         return "passed"
+
+
+def failing(upstream_url: str, share: float) -> FaultyS3:
+    """One in which so many of the requests meet one fate or another."""
+    return FaultyS3(
+        upstream_url,
+        error_rate=0.35 * share,
+        slowdown_rate=0.35 * share,
+        lost_response_rate=0.2 * share,
+        torn_body_rate=0.1 * share,
+    )
 
 
 class _Server(ThreadingHTTPServer):
