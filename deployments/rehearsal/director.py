@@ -109,6 +109,9 @@ class Director:
         # At once: the machine that goes now is the one that is not replaced.
         if self._blows[0] is Kind.INTERRUPTION:
             self._interrupt(task)
+        elif self._dry_since is not None and not self._waiting:
+            # It goes while a worker waits for a machine: whoever comes after it has to know of that one, too.
+            return
         elif not self._kill_parent(now):
             return
         self._blows.pop(0)

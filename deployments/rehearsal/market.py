@@ -11,12 +11,13 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Self
 from urllib.parse import parse_qs
 from xml.sax.saxutils import escape
 
 from deployments.rehearsal.clock import here
+from deployments.rehearsal.quiet_server import QuietServer
 from tasks.fleet.price_table import ON_DEMAND
 
 LOWEST, HIGHEST = 0.30, 0.45
@@ -61,8 +62,7 @@ class Market:
                 self.end_headers()
                 self.wfile.write(text.encode())
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
+        self._server = QuietServer(("127.0.0.1", 0), Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.2}, daemon=True)
 
     @property

@@ -121,8 +121,8 @@ class Rehearsed(BaseModel):
         )
         if self.money is not None:
             found.append(
-                f"spent       ${self.money.spent:.4f} by the run's own book (rehearsal's prices, this machine's seconds): "
-                "machines are paid for until they are torn down"
+                f"spent       ${self.money.spent:.4f} by the run's own book, at the rehearsal's prices: this machine's seconds, "
+                "and 20 minutes of teardown of each of its machines at the price's ceiling"
             )
         if self.prediction is not None:
             first, *others = self.prediction.lines()

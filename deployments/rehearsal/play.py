@@ -20,7 +20,7 @@ from deployments.rehearsal.outcome import Audit, Rehearsed
 from deployments.rehearsal.prediction import predict
 from deployments.rehearsal.stage import FINAL, Stage
 from deployments.rehearsal.trouble import Trouble
-from tasks.corpus.failures import UsageError
+from tasks.corpus.failures import PdfFlowsError, UsageError
 
 RUN_SECONDS = 3600.0
 HANDED_SECONDS = 30.0
@@ -92,6 +92,8 @@ def play(
 
     Raises PdfFlowsError where a part of the stage does not come up or ends.
     """
+    from botocore.exceptions import BotoCoreError, ClientError
+
     began = time.monotonic()
     offspring.keep_orphans()
     tell(f"clock: notices, droughts, ECS's patience and prices go {SPEED:g} times as fast as on AWS")
@@ -107,6 +109,8 @@ def play(
     try:
         with _told(tell), stage:
             found = _run(stage, pdfs, tell, wish, plan, population)
+    except (BotoCoreError, ClientError, OSError) as error:
+        raise PdfFlowsError(f"the rehearsal broke off: {error}") from error
     finally:
         # Programs of the stage have ended by now, and what they started has nobody.
         left = offspring.end()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import boto3
 import pytest
@@ -16,6 +18,7 @@ from hypothesis import strategies as st
 
 from deployments.aws.planned_run import planned_run
 from deployments.rehearsal.clock import SPEED, here
+from deployments.rehearsal.faulty_s3 import FaultyS3
 from deployments.rehearsal.market import HIGHEST, HOUR, LOWEST, Market, history, price
 from deployments.rehearsal.play import chosen, pdfs_of
 from deployments.rehearsal.prediction import Prediction, predict
@@ -184,3 +187,26 @@ while offspring.living():
 def test_orphans_are_told_and_ended() -> None:
     done = subprocess.run([sys.executable, "-c", FORSAKEN], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
+
+
+# -- S3 in trouble --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "cut",
+    [
+        b"Content-Length: 10\r\n\r\nhal",
+        b"Content-Length: 10\r\n\r\n",
+        b"Transfer-Encoding: chunked\r\n\r\n5\r\nwhole\r\n5\r\nha",
+        b"Transfer-Encoding: chunked\r\n\r\n5\r\nwhole\r\n",
+    ],
+)
+def test_a_request_whose_client_died_while_it_sent_is_not_taken(moto_s3: Any, cut: bytes) -> None:
+    bucket = moto_s3.new_bucket().removeprefix("s3://")
+    with FaultyS3(moto_s3.url) as proxy:
+        where = urlsplit(proxy.url)
+        with socket.create_connection((where.hostname, where.port)) as client:
+            client.sendall(f"PUT /{bucket}/key HTTP/1.1\r\nHost: {where.netloc}\r\n".encode() + cut)
+            client.shutdown(socket.SHUT_WR)
+            assert client.recv(100) == b"", "no answer, and by now it would have been passed on"
+    assert moto_s3.client.list_objects_v2(Bucket=bucket)["KeyCount"] == 0
