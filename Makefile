@@ -49,7 +49,7 @@ help:
 	@echo 'make screenshots  the pictures of docs/, made anew'
 	@echo 'make reference    docs/reference and THIRD_PARTY.md, made anew from the code; EXTRAS=dolphin once before'
 	@echo 'make soak         the tests that take too long for CI (docs/soak.md)'
-	@echo 'make rehearse     a run on a pretended AWS, told line by line (docs/rehearsal.md); INPUT: a folder of PDFs'
+	@echo 'make rehearse     pdf-flows rehearse: a run on a pretended AWS (docs/rehearsal.md); INPUT: a folder of PDFs; ARGS: its options'
 	@echo 'make check        linter, formatting, types, import contracts'
 	@echo 'make checkov      the CloudFormation template under checkov, in an environment of its own'
 	@echo 'make lock         requirements/*.in -> requirements/*.txt; ARGS=--upgrade takes newer versions'
@@ -80,7 +80,7 @@ soak:
 	@$(install) dev && { $(call marked,soak) --timeout 0; }
 
 rehearse:
-	@$(install) dev && $(with_args) .venv/bin/python -m deployments.rehearsal "$$MAKE_INPUT"
+	@$(install) dev && $(with_args) .venv/bin/pdf-flows rehearse "$$MAKE_INPUT"
 
 check:
 	@$(install) dev

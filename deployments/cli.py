@@ -10,6 +10,7 @@ from cyclopts import App, CycloptsError, Group, Parameter
 
 from deployments.aws.commands import aws_app
 from deployments.dolphin_commands import DOLPHIN, Model, Revision, gpu_check, weights
+from deployments.rehearsal.command import rehearse
 from deployments.say import Json, print_json, say
 from deployments.streams import lost_output, settle
 from tasks.corpus.failures import PdfFlowsError, UsageError
@@ -549,6 +550,7 @@ def runs(output: Output, /, *, runs: RunsUrl = None, as_json: Json = False) -> i
 app.command(weights)
 app.command(gpu_check, name="gpu-check")
 app.command(aws_app)
+app.command(rehearse)
 
 
 @app.command

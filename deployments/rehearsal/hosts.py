@@ -14,8 +14,10 @@ import signal
 import subprocess
 import threading
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+
+from deployments.rehearsal.quiet_server import QuietServer
 
 TOKEN = "X-aws-ec2-metadata-token"  # noqa: S105 - a header's name
 ACTION = "/latest/meta-data/spot/instance-action"
@@ -60,8 +62,7 @@ class Host:
             "/latest/meta-data/placement/region": region,
             "/latest/meta-data/instance-life-cycle": "spot",
         }
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._server.daemon_threads = True
+        self._server = QuietServer(("127.0.0.1", 0), self._handler())
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.2}, daemon=True).start()
         self._watcher = self._watch(watcher, poll_seconds)
 

@@ -24,11 +24,15 @@ import httpx
 from deployments.aws.pool import PARENTS_POOL, PARENTS_TYPE, ROOT, WORKERS_POOL, WORKERS_TYPE, deploy, make_pool
 from deployments.rehearsal import stack
 from deployments.rehearsal.ecs import FakeEcs
+from deployments.rehearsal.faulty_s3 import FaultyS3, failing
+from deployments.rehearsal.market import Market
 from tasks.corpus.failures import PdfFlowsError
 
 START_SECONDS = 300.0
 """No measure of anything: on a machine with much else to do a server needs minutes, and says 503 meanwhile."""
 END_SECONDS = 60.0
+HURRY_SECONDS = 5.0
+"""For each program of the stage, when somebody wants to leave."""
 COMMAND_SECONDS = 120.0
 BUSY_SECONDS = 60.0
 FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
@@ -44,7 +48,11 @@ class Stage:
         folder: for everything: homes, logs, scratch. Has to be empty.
         capacity: machines at the same time.
         patience: seconds that a task waits for one.
+        watch_seconds: between two looks of a machine's watcher at its metadata; None: as the stack's template has it.
         container: more variables for each worker's container.
+        s3_errors: share of the S3 requests of parent and workers that fails.
+        market: whether EC2 tells parents Spot prices that can be believed.
+        observer: whether Prefect's ECS worker reads the queue with ECS's events.
 
     Raises PdfFlowsError where a part of it does not come up.
     """
@@ -55,10 +63,17 @@ class Stage:
         *,
         capacity: int = 3,
         patience: float = 600.0,
+        watch_seconds: float | None = None,
         container: dict[str, str] | None = None,
+        s3_errors: float = 0.0,
+        market: bool = False,
+        observer: bool = True,
     ) -> None:
         self.folder = folder
-        self._capacity, self._patience, self._container = capacity, patience, container
+        self._capacity, self._patience, self._watch_seconds = capacity, patience, watch_seconds
+        self._container = container or {}
+        self._s3_errors, self._market, self._observer = s3_errors, market, observer
+        self._end_seconds = END_SECONDS
         self._exits = contextlib.ExitStack()
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self.project = f"rehearsal-{secrets.token_hex(3)}"
@@ -66,15 +81,27 @@ class Stage:
         self._auth = f"rehearsal:{secrets.token_hex(8)}"
         self.outputs: dict[str, str] = {}
         """The stack's."""
+        self.s3: FaultyS3 | None = None
+        """What stands before S3, where requests are to fail."""
 
     def __enter__(self) -> Stage:
-        with contextlib.ExitStack() as undo:
-            undo.callback(self._exits.close)
+        try:
             self._open()
-            undo.pop_all()
+        except BaseException as error:
+            self._close(error)
+            raise
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _type: object, error: BaseException | None, _trace: object) -> None:
+        self._close(error)
+
+    def _close(self, error: BaseException | None) -> None:
+        if error is not None and not isinstance(error, Exception):
+            self._end_seconds = HURRY_SECONDS
+        # All at once; they are waited for in their order.
+        for name, process in self._processes.items():
+            if name != "server" and process.poll() is None:
+                process.terminate()
         self._exits.close()
 
     def _open(self) -> None:
@@ -97,6 +124,12 @@ class Stage:
             "AWS_DEFAULT_REGION": stack.REGION,
             "AWS_EC2_METADATA_DISABLED": "true",
         }
+        beside: dict[str, str] = {}
+        if self._s3_errors:
+            self.s3 = self._exits.enter_context(failing(self.endpoint, self._s3_errors))
+            beside["AWS_ENDPOINT_URL_S3"] = self.s3.url
+        if self._market:
+            beside["AWS_ENDPOINT_URL_EC2"] = self._exits.enter_context(Market(stack.REGION)).url
         with socket.socket() as found:
             found.bind(("127.0.0.1", 0))
             number = found.getsockname()[1]
@@ -117,7 +150,8 @@ class Stage:
             queue=self.outputs["EventsQueueName"],
             capacity=self._capacity,
             patience=self._patience,
-            environment=self._container,
+            watch_seconds=self._watch_seconds,
+            environment=self._container | beside,
         )
         self._exits.callback(self.ecs.stop)
         self.ecs.start()
@@ -127,11 +161,26 @@ class Stage:
         control = {"PREFECT_WORKER_ENABLE_CANCELLATION": "true", "PREFECT_WORKER_QUERY_SECONDS": "1"}
         control |= {"PREFECT_HOME": str(self.folder / "control")} | self.prefect | self.aws
         queue = {"PREFECT_INTEGRATIONS_AWS_ECS_OBSERVER_SQS_QUEUE_NAME": self.outputs["EventsQueueName"]}
-        for pool, kind, more in ((PARENTS_POOL, PARENTS_TYPE, {}), (WORKERS_POOL, WORKERS_TYPE, queue)):
+        if not self._observer:
+            queue["PREFECT_INTEGRATIONS_AWS_ECS_OBSERVER_ENABLED"] = "false"
+        for pool, kind, more in ((PARENTS_POOL, PARENTS_TYPE, beside), (WORKERS_POOL, WORKERS_TYPE, queue)):
             words = ("worker", "start", "--type", kind, "--pool", pool, "--no-create-pool-if-not-found")
             self._start(f"{kind}-worker", *words, **control, **more)
         # While they come up.
-        deploy(self.outputs, self.prefect, image_root=str(ROOT))
+        self._deploy()
+
+    def _deploy(self) -> None:
+        """A server that is busy says 503; to deploy again changes nothing that was deployed."""
+        until = time.monotonic() + BUSY_SECONDS
+        while True:
+            try:
+                deploy(self.outputs, self.prefect, image_root=str(ROOT))
+            except PdfFlowsError as error:
+                if "503" not in str(error) or time.monotonic() >= until:
+                    raise
+                time.sleep(1.0)
+            else:
+                return
 
     @property
     def prefect(self) -> dict[str, str]:
@@ -240,14 +289,13 @@ class Stage:
             start_new_session=True,
         )
         self._processes[name] = process
-        self._exits.callback(_end, process)
+        self._exits.callback(self._end, process)
 
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
-        process.terminate()
-        try:
-            process.wait(END_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-    process.wait()
+    def _end(self, process: subprocess.Popen[bytes]) -> None:
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(self._end_seconds)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        process.wait()

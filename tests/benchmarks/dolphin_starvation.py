@@ -26,11 +26,11 @@ ROOT = HERE.parents[1]
 sys.path.insert(0, str(HERE.parent))
 
 import boto3  # noqa: E402
-from faults import FaultyS3  # noqa: E402
 from moto.server import ThreadedMotoServer  # noqa: E402
 
 import tasks.pool  # noqa: E402
 import tasks.worker  # noqa: E402
+from deployments.rehearsal.faulty_s3 import FaultyS3  # noqa: E402
 from tasks.cores import usable_cores  # noqa: E402
 from tasks.engines.dolphin.pool import DolphinPool  # noqa: E402
 from tasks.engines.protocol import EngineName  # noqa: E402

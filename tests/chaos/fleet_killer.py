@@ -13,14 +13,13 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from faults import FaultyS3
-
 from chaos.bucket import Bucket, check_bucket
 from chaos.harness import CHILD, Command, Place
 from chaos.killer import kill_child, suspect_in_hand
 from chaos.notices import file_of, write_notice
 from chaos.processes import alive, children_of, kill, wait_for
 from chaos.seen import RunView
+from deployments.rehearsal.faulty_s3 import FaultyS3
 
 STORE_TROUBLE = ("InternalError", "SlowDown", "cannot reach S3")
 START_SECONDS = 30.0

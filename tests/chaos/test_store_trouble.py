@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults import FaultyS3
 
 from chaos.bucket import Bucket, check_bucket
 from chaos.harness import Command, Place, make_documents, wrong_outputs
 from chaos.processes import wait_for
+from deployments.rehearsal.faulty_s3 import FaultyS3
 
 MakePlace = Callable[..., Place]
 DOCUMENTS = 40

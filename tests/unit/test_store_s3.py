@@ -15,10 +15,10 @@ from pathlib import Path
 import boto3
 import pytest
 from conftest import MotoS3
-from faults import FaultyS3
 from moto.backends import get_backend
 from stores_kit import ODD, keys
 
+from deployments.rehearsal.faulty_s3 import FaultyS3
 from tasks.corpus.failures import Category, StoreError, UsageError
 from tasks.corpus.store import Store, check_readable, open_store
 from tasks.corpus.store_folder import FolderStore

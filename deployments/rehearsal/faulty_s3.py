@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import http.client
 import random
-import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Self
 from urllib.parse import urlsplit
+
+from deployments.rehearsal.quiet_server import QuietServer
 
 HOP = frozenset({"connection", "expect", "transfer-encoding", "content-length", "keep-alive", "server", "date"})
 
@@ -55,7 +56,7 @@ class FaultyS3:
         self.slow_seconds = slow_seconds
         self.unconditional = False
         self.counts: Counter[str] = Counter()
-        self._random = random.Random(seed)
+        self._random = random.Random(seed)  # noqa: S311 - not for secrets
         self._lock = threading.Lock()
         self._next: list[tuple[str, str]] = []
         self._refusal: tuple[int, str] | None = None
@@ -65,8 +66,7 @@ class FaultyS3:
         class Handler(_Handler):
             faulty = owner
 
-        self._server = _Server(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
+        self._server = QuietServer(("127.0.0.1", 0), Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
 
     @property
@@ -140,11 +140,15 @@ class FaultyS3:
         return "passed"
 
 
-class _Server(ThreadingHTTPServer):
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Silent where the client was killed in the midst of a request: here that is what clients are for."""
-        if not isinstance(sys.exc_info()[1], ConnectionError):
-            super().handle_error(request, client_address)  # type: ignore[arg-type]
+def failing(upstream_url: str, share: float) -> FaultyS3:
+    """One in which so many of the requests meet one fate or another."""
+    return FaultyS3(
+        upstream_url,
+        error_rate=0.35 * share,
+        slowdown_rate=0.35 * share,
+        lost_response_rate=0.2 * share,
+        torn_body_rate=0.1 * share,
+    )
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -165,6 +169,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def handle_any(self) -> None:
         body = self._body()
+        if body is None:
+            # Its client was killed while it sent: S3 takes nothing of that either.
+            self.close_connection = True
+            return
         if self.faulty.delay:
             time.sleep(self.faulty.delay)
         match self.faulty.draw(self.command):
@@ -189,11 +197,19 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = handle_any
 
-    def _body(self) -> bytes:
+    def _body(self) -> bytes | None:
+        """None where it breaks off."""
         if "chunked" not in self.headers.get("Transfer-Encoding", ""):
-            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            length = int(self.headers.get("Content-Length") or 0)
+            whole = self.rfile.read(length)
+            return whole if len(whole) == length else None
         parts = []
-        while size := int(self.rfile.readline().split(b";")[0], 16):
+        while True:
+            line = self.rfile.readline()
+            if not line.endswith(b"\n"):
+                return None
+            if not (size := int(line.split(b";")[0], 16)):
+                break
             parts.append(self.rfile.read(size))
             self.rfile.readline()
         while self.rfile.readline().strip():
