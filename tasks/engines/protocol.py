@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from tasks.corpus.failures import Category
 from tasks.engines.pagememory import RenderedPage
+from tasks.engines.trust import PageTrust
 
 
 class EngineName(StrEnum):
@@ -67,6 +68,8 @@ class Page(BaseModel):
     """Why the page is missing; the document is then partial."""
     way: str | None = None
     """How its text was come by, in a word, where the engine has several ways."""
+    trust: PageTrust | None = None
+    """How far the text can be trusted, where the engine can tell."""
 
 
 class Asset(BaseModel):
