@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, computed_field
 from tasks.corpus.failures import Failure, StoreError
 from tasks.corpus.paths import SCHEMA
 from tasks.corpus.store import Store
+from tasks.corpus.trust import Trust
 
 FLUSH_SECONDS = 30.0
 """A record never waits longer."""
@@ -91,6 +92,8 @@ class Record(BaseModel):
     """Pages that are named gaps in the output: the document is partial."""
     ways: dict[str, str] = {}
     """How the pages' text was come by, where the engine has several ways: the way -> its pages, such as "1-6,8"."""
+    trust: Trust | None = None
+    """How far the text can be trusted, where the engine can tell."""
     warnings: list[str] = []
     seconds: dict[str, float] = {}
     """fetch, engine, publish, total."""

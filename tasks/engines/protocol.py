@@ -262,9 +262,15 @@ class Renderer(Protocol):
         ...
 
     def render(
-        self, pdf: Path, passwords: list[str], first: int, limits: Limits, emit: Callable[[RenderedPage], None]
+        self,
+        pdf: Path,
+        passwords: list[str],
+        first: int,
+        limits: Limits,
+        emit: Callable[[RenderedPage], None],
+        last: int | None = None,
     ) -> Inspection:
-        """Hand over page after page from number `first` (1-based) on.
+        """Hand over page after page from number `first` (1-based) to `last`, or to the document's end.
 
         `emit` returns when the next one is wanted. Raises ConversionError.
         """

@@ -12,6 +12,7 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
+
 class Part(StrEnum):
     """What can be wrong with a page's text."""
 
