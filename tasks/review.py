@@ -34,8 +34,9 @@ WORDS: Final = {
     "invented": "{:.0%} of the Markdown's words are not in the page's text layer",
     "ink": "{:.0%} of what looks like writing lies outside of everything that was read",
     "repeats": "{:.0%} of the words only repeat what stands before them",
-    "script": "characters or words that make no sense: {:.0%} of what would make it unreadable",
-    "unsure": "OCR was unsure, or the model was stopped: {:.0%} of what would make it worthless",
+    "script": "characters or words make no sense",
+    "unsure": "OCR was {:.0%} unsure of what it read",
+    "stopped": "the model was stopped in the midst of a text, or saw no parts on the page",
 }
 NOTHING: Final = "nothing stands out"
 

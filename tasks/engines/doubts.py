@@ -21,10 +21,6 @@ LEAST_LOOP: Final = 24
 """Words: what is repeated for less is a list or a table."""
 TIMES: Final = 4
 """How often a passage stands there at least to be a loop."""
-_SURE: Final = 0.97
-"""OCR's own mean on clean pages."""
-_UNSURE: Final = 0.6
-_STOPPED: Final = 0.5
 
 _COMMENT = re.compile(r"<!--.*?-->|</?[a-zA-Z][^<>]*>", re.S)
 _LINK = re.compile(r"!\[[^\]]*\]\([^)]*\)|(?<=\])\([^)\s]*\)")
@@ -69,9 +65,10 @@ def page_trust(
         # What the page itself repeats is not the engine's doing.
         parts[Part.REPEATS] = max(0.0, repetition(found) - (repetition(wanted) if wanted else 0.0))
         parts[Part.SCRIPT] = nonsense(plain)
-    if sure is not None or stopped:
-        doubt = (_SURE - sure) / (_SURE - _UNSURE) if sure is not None else 0.0
-        parts[Part.UNSURE] = min(1.0, max(doubt, _STOPPED * stopped, 0.0))
+    if sure is not None:
+        parts[Part.UNSURE] = min(1.0, max(0.0, 1 - sure))
+    if stopped:
+        parts[Part.STOPPED] = 1.0
     return PageTrust(score=score_of(parts), parts={part: round(value, 4) for part, value in parts.items()})
 
 

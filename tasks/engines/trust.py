@@ -29,7 +29,9 @@ class Part(StrEnum):
     SCRIPT = "script"
     """Characters that mean nothing, words of mixed scripts, words that are no words."""
     UNSURE = "unsure"
-    """How unsure OCR was, or a model that was stopped."""
+    """How unsure OCR was: 1 less the mean of its own scores."""
+    STOPPED = "stopped"
+    """A model was stopped in the midst of a text, or saw no parts: 1."""
 
 
 WEIGHTS: Final[Mapping[Part, float]] = {
@@ -39,7 +41,8 @@ WEIGHTS: Final[Mapping[Part, float]] = {
     Part.INK: 0.7,
     Part.REPEATS: 1.0,
     Part.SCRIPT: 1.0,
-    Part.UNSURE: 0.8,
+    Part.UNSURE: 2.0,
+    Part.STOPPED: 0.4,
 }
 
 
@@ -57,7 +60,7 @@ def score_of(parts: Mapping[Part, float]) -> float:
     """What is left of 1 when each part was taken off."""
     left = 1.0
     for part, value in parts.items():
-        left *= 1 - WEIGHTS[part] * min(1.0, max(0.0, value))
+        left *= max(0.0, 1 - WEIGHTS[part] * min(1.0, max(0.0, value)))
     return round(max(0.0, left), 4)
 
 
