@@ -13,7 +13,7 @@ import pymupdf
 
 from tasks.engines.layout import ocr as ocr_rules
 from tasks.engines.layout import prose
-from tasks.engines.layout.choice import Plan, Source, Way, plan
+from tasks.engines.layout.choice import Plan, Source, Way, broken, plan
 from tasks.engines.layout.evidence import PageFacts, page_facts, script_of
 from tasks.engines.layout.headings import stands_out, usual_size
 from tasks.engines.layout.markup import escaped_start
@@ -114,7 +114,7 @@ class PageReader:
         notes = [chosen.reason] if chosen.reason is not None else []
         if chosen.source is Source.NOTHING:
             return Read([], Way.LAYOUT, notes)
-        layer = lines if chosen.source is not Source.OCR else []
+        layer = lines if chosen.source is not Source.OCR and broken(facts.text, facts.painted) is None else []
         model_page, way = page, Way.LAYOUT
         if chosen.source is not Source.LAYER:
             found, more = self._by_ocr(page, keep=lines if chosen.source is Source.BOTH else ())

@@ -9,8 +9,9 @@ from typing import Any, Final, Self
 import pymupdf
 
 from tasks.engines import opening
-from tasks.engines.doubts import page_trust, trusted_layer
+from tasks.engines.doubts import MOST_LAYER, page_trust
 from tasks.engines.ink import SIDE, figures, grey_of, outside, written_cells
+from tasks.engines.layout.choice import FEW
 from tasks.engines.layout.reading_order import Box
 from tasks.engines.layout.regions import Kind, Region
 from tasks.engines.layout.textlines import Line
@@ -25,7 +26,7 @@ class Seen:
     """Of one page, in its own points."""
 
     layer: str = ""
-    """Its text layer, less what is there twice; "" where the text was not made of it."""
+    """Its text layer, less what is there twice; "" where the text was not made of it, or it is not to be trusted."""
     lines: tuple[Box, ...] = ()
     """Of text, whether of the layer or of OCR."""
     figures: tuple[Box, ...] = ()
@@ -53,7 +54,8 @@ class Seen:
 def trust_of(page: Any, seen: Seen, text: str) -> PageTrust:
     """The score of a page's text; the page lies as it did when it was read."""
     ink = _ink(page, seen) if seen.look else None
-    return page_trust(text, layer=trusted_layer(seen.layer), ink=ink, sure=seen.sure)
+    layer = seen.layer if FEW <= len(seen.layer) <= MOST_LAYER else None
+    return page_trust(text, layer=layer, ink=ink, sure=seen.sure)
 
 
 def _ink(page: Any, seen: Seen) -> float | None:
