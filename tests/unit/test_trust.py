@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pymupdf
@@ -15,6 +17,8 @@ from tasks.corpus.trust import GOOD, KEPT, PageScore, Trust
 from tasks.engines.doubts import nonsense, page_trust, plain_text, repetition, trusted_layer, words
 from tasks.engines.ink import CELL, SIDE, figures, outside, written_cells
 from tasks.engines.pagememory import PageMemory, RenderedPage
+from tasks.engines.protocol import EngineName, Limits
+from tasks.engines.sandbox import Sandbox
 from tasks.engines.trust import GAP, WEIGHTS, PageTrust, Part, score_of
 
 PROSE = (
@@ -273,3 +277,44 @@ def test_a_memory_has_room_for_its_side() -> None:
             memory.put(RenderedPage(1, 1, 200, 200, bytes(120_000)))
     finally:
         memory.close()
+
+
+@pytest.fixture(scope="module")
+def renderer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
+    scratch = tmp_path_factory.mktemp("renderer")
+    with Sandbox(EngineName.DOLPHIN, Limits(), engine_options={"side": 200}, scratch=scratch) as sandbox:
+        yield sandbox
+
+
+def rendered(sandbox: Sandbox, made: pymupdf.Document, folder: Path, **pages: int) -> list[tuple[int, int, str | None]]:
+    """Number, height and text layer of the pages."""
+    found: list[tuple[int, int, str | None]] = []
+    made.save(folder / "in.pdf")
+    made.close()
+    sandbox.render(folder / "in.pdf", [], lambda page: found.append((page.number, page.height, page.layer)), **pages)
+    return found
+
+
+@pytest.fixture
+def place(renderer: Sandbox) -> Path:
+    return renderer._scratch
+
+
+def test_the_renderer_gives_layers_and_only_the_pages_asked_for(renderer: Sandbox, place: Path) -> None:
+    made = pymupdf.open()
+    for number in range(1, 5):
+        made.new_page(width=300, height=400).insert_text((20, 50), f"Page {number} of the keeper's log")
+    found = rendered(renderer, made, place, first=2, last=3)
+    assert [(number, height) for number, height, _ in found] == [(2, 200), (3, 200)]
+    assert [layer.strip() for _, _, layer in found if layer is not None] == [
+        "Page 2 of the keeper's log",
+        "Page 3 of the keeper's log",
+    ]
+
+
+def test_the_layer_behind_a_scan_is_another_programs_reading(renderer: Sandbox, place: Path) -> None:
+    made = pymupdf.open()
+    page = made.new_page(width=300, height=400)
+    page.insert_text((20, 50), "Thc kcepcr wrote evcry evcning", render_mode=3)
+    page.insert_image(page.rect, pixmap=pymupdf.Pixmap(pymupdf.csGRAY, pymupdf.IRect(0, 0, 30, 40)))
+    assert rendered(renderer, made, place) == [(1, 200, None)]

@@ -13,7 +13,7 @@ import pymupdf
 
 from tasks.engines.layout import ocr as ocr_rules
 from tasks.engines.layout import prose
-from tasks.engines.layout.choice import Plan, Source, Way, broken, plan
+from tasks.engines.layout.choice import MOST_DRAWINGS, Plan, Source, Way, broken, plan
 from tasks.engines.layout.evidence import PageFacts, page_facts, script_of
 from tasks.engines.layout.headings import stands_out, usual_size
 from tasks.engines.layout.markup import escaped_start
@@ -126,7 +126,8 @@ class PageReader:
                 model_page = _sketch(page, found)
         if not chosen.layout or not render or not lines:
             plain = {Way.LAYOUT: Way.TEXT, Way.LAYOUT_OCR: Way.OCR}[way] if lines else way
-            return Read(self._in_order(lines), plain, notes, Seen.of(lines, layer=layer, sure=self._sure, look=render))
+            look = render and facts.drawings <= MOST_DRAWINGS
+            return Read(self._in_order(lines), plain, notes, Seen.of(lines, layer=layer, sure=self._sure, look=look))
         model_page.get_layout(return_raw=True)
         raw, model_page.layout_information = model_page.layout_information, None
         straight = [line for line in lines if line.direction == (1.0, 0.0)]

@@ -68,7 +68,7 @@ def _ink(page: Any, seen: Seen) -> float | None:
         scale = SIDE / max(rect[2] - rect[0], rect[3] - rect[1])
         picture = page.get_pixmap(matrix=pymupdf.Matrix(scale, scale), alpha=False, colorspace=pymupdf.csGRAY)
         written = written_cells(grey_of(picture.samples, picture.width, picture.height, picture.stride))
-    except (*opening.DAMAGE, MemoryError, ZeroDivisionError):
+        boxes: list[Box] = [tuple(float(side) for side in info["bbox"]) for info in images]
+        return outside(written, [*seen.lines, *figures([*boxes, *seen.figures], rect)], rect)
+    except (*opening.DAMAGE, MemoryError, ArithmeticError):  # pages without a size, boxes that are no numbers
         return None
-    boxes: list[Box] = [tuple(float(side) for side in info["bbox"]) for info in images]
-    return outside(written, [*seen.lines, *figures([*boxes, *seen.figures], rect)], rect)
