@@ -35,7 +35,7 @@ WORDS: Final = {
     "ink": "{:.0%} of what looks like writing lies outside of everything that was read",
     "repeats": "{:.0%} of the words only repeat what stands before them",
     "script": "characters or words make no sense",
-    "unsure": "OCR was {:.0%} unsure of what it read",
+    "unsure": "OCR was not sure of {:.0%} of what it read",
     "stopped": "the model was stopped in the midst of a text, or saw no parts on the page",
 }
 NOTHING: Final = "nothing stands out"

@@ -39,7 +39,7 @@ def page_trust(
     layer: str | None = None,
     reads_pixels: bool = False,
     ink: float | None = None,
-    sure: float | None = None,
+    unsure: float | None = None,
     stopped: bool = False,
 ) -> PageTrust:
     """The score of a page that is there.
@@ -49,7 +49,7 @@ def page_trust(
         layer: its text layer, where there is one that can be trusted (`trusted_layer`).
         reads_pixels: the text was not made of that layer.
         ink: see `Part.INK`; None where it was not looked at.
-        sure: mean of OCR's own scores; None where there was no OCR.
+        unsure: see `Part.UNSURE`; None where there was no OCR.
         stopped: a model was stopped in the midst of a text, or saw no parts on the page.
     """
     plain = plain_text(text)
@@ -65,8 +65,8 @@ def page_trust(
         # What the page itself repeats is not the engine's doing.
         parts[Part.REPEATS] = max(0.0, repetition(found) - (repetition(wanted) if wanted else 0.0))
         parts[Part.SCRIPT] = nonsense(plain)
-    if sure is not None:
-        parts[Part.UNSURE] = min(1.0, max(0.0, 1 - sure))
+    if unsure is not None:
+        parts[Part.UNSURE] = unsure
     if stopped:
         parts[Part.STOPPED] = 1.0
     return PageTrust(score=score_of(parts), parts={part: round(value, 4) for part, value in parts.items()})

@@ -29,7 +29,7 @@ class Part(StrEnum):
     SCRIPT = "script"
     """Characters that mean nothing, words of mixed scripts, words that are no words."""
     UNSURE = "unsure"
-    """How unsure OCR was: 1 less the mean of its own scores."""
+    """Share of the characters that OCR read without being sure of them."""
     STOPPED = "stopped"
     """A model was stopped in the midst of a text, or saw no parts: 1."""
 

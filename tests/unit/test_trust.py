@@ -149,9 +149,9 @@ def test_marks_tags_and_formulas_are_no_text() -> None:
     st.booleans(),
 )
 def test_a_score_is_a_share_whatever_the_text(
-    text: str, layer: str | None, ink: float | None, sure: float | None, flag: bool
+    text: str, layer: str | None, ink: float | None, unsure: float | None, flag: bool
 ) -> None:
-    found = page_trust(text, layer=layer, reads_pixels=flag, ink=ink, sure=sure, stopped=flag)
+    found = page_trust(text, layer=layer, reads_pixels=flag, ink=ink, unsure=unsure, stopped=flag)
     assert 0 <= found.score <= 1
     assert all(0 <= value <= 1 for value in found.parts.values())
     assert PageTrust.model_validate_json(found.model_dump_json()) == found
@@ -167,7 +167,7 @@ def test_more_doubt_is_never_a_better_score(found: dict[Part, float], part: Part
 def test_a_gap_and_a_stopped_model_are_seen() -> None:
     assert GAP.score == 0.0
     assert page_trust(PROSE, stopped=True).score < page_trust(PROSE).score
-    assert page_trust(PROSE, sure=0.7).score < page_trust(PROSE, sure=0.95).score < 1.0
+    assert page_trust(PROSE, unsure=0.7).score < page_trust(PROSE, unsure=0.1).score < 1.0
 
 
 # -- ink ----------------------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from tasks.engines.layout.markup import escaped_start
 from tasks.engines.layout.ocr import Reader, ReadLine
 from tasks.engines.layout.reading_order import Box, overlap, reading_order, union
 from tasks.engines.layout.regions import Kind, Region, filled, regions_of, split, tight
-from tasks.engines.layout.seen import Seen, trust_of
+from tasks.engines.layout.seen import Seen, trust_of, unsure
 from tasks.engines.layout.tables import table
 from tasks.engines.layout.textlines import (
     Line,
@@ -80,8 +80,8 @@ class PageReader:
     def __init__(self, ocr: Reader | None, ocr_dpi: int, max_pixels: int) -> None:
         self._ocr, self._ocr_dpi = ocr, ocr_dpi
         self._most_pixels = min(max_pixels, ocr_rules.MOST_PIXELS)
-        self._sure: float | None = None
-        """How sure OCR was of what it read of the page in hand."""
+        self._unsure: float | None = None
+        """Of the page in hand, by OCR; see `Seen.unsure`."""
 
     def read(self, page: Any, way: Way, *, render: bool = True) -> Read:
         """The page by a way; raises whatever PyMuPDF and the models raise.
@@ -91,10 +91,10 @@ class PageReader:
             render: it may be rendered; pages may be too large for that.
         """
         ocr = self._ocr if render else None
-        self._sure = None
+        self._unsure = None
         if way is Way.OCR:
             lines, notes = self._by_ocr(page) if ocr is not None else ([], [])
-            return Read(self._in_order(lines), Way.OCR, notes, Seen.of(lines, sure=self._sure))
+            return Read(self._in_order(lines), Way.OCR, notes, Seen.of(lines, unsure=self._unsure))
         lines = self._layer(page)
         if way is Way.TEXT:
             lines = without_hidden_doubles(lines)
@@ -127,7 +127,9 @@ class PageReader:
         if not chosen.layout or not render or not lines:
             plain = {Way.LAYOUT: Way.TEXT, Way.LAYOUT_OCR: Way.OCR}[way] if lines else way
             look = render and facts.drawings <= MOST_DRAWINGS
-            return Read(self._in_order(lines), plain, notes, Seen.of(lines, layer=layer, sure=self._sure, look=look))
+            return Read(
+                self._in_order(lines), plain, notes, Seen.of(lines, layer=layer, unsure=self._unsure, look=look)
+            )
         model_page.get_layout(return_raw=True)
         raw, model_page.layout_information = model_page.layout_information, None
         straight = [line for line in lines if line.direction == (1.0, 0.0)]
@@ -138,7 +140,7 @@ class PageReader:
             words = words_of(_raw_blocks(page)) if chosen.source is Source.LAYER else _words_of(straight)
         height = median([line.box[3] - line.box[1] for line in straight]) if straight else 10.0
         parts = [tight(piece) for part in parts for piece in split(part, height)]
-        seen = Seen.of(lines, layer=layer, parts=parts, sure=self._sure)
+        seen = Seen.of(lines, layer=layer, parts=parts, unsure=self._unsure)
         blocks = self._composed(parts, words, height, rtl=facts.text.right_to_left > 0.5)
         return Read(blocks + self._in_order(aside) or self._in_order(lines), way, notes, seen)
 
@@ -203,7 +205,7 @@ class PageReader:
             if not len(quads):
                 return [], []
         read = self._ocr.read(image, quads)
-        self._sure = sum(one.score for one in read) / len(read) if read else None
+        self._unsure = unsure(read)
         return ocr_rules.lines_from(read, to_page), _doubt(read)
 
     def _turn(self, image: Any, quads: Any) -> int:

@@ -12,6 +12,7 @@ from tasks.engines import opening
 from tasks.engines.doubts import MOST_LAYER, page_trust
 from tasks.engines.ink import SIDE, figures, grey_of, outside, written_cells
 from tasks.engines.layout.choice import FEW
+from tasks.engines.layout.ocr import ReadLine
 from tasks.engines.layout.reading_order import Box
 from tasks.engines.layout.regions import Kind, Region
 from tasks.engines.layout.textlines import Line
@@ -19,6 +20,9 @@ from tasks.engines.trust import PageTrust
 
 _MOST_PIXELS: Final = 40_000_000
 """Of a page's images together: to decode more takes longer than all else."""
+
+_SURE: Final = 0.9
+"""OCR's score of a line from which on its letters are mostly right."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +35,8 @@ class Seen:
     """Of text, whether of the layer or of OCR."""
     figures: tuple[Box, ...] = ()
     """Where the layout model sees pictures."""
-    sure: float | None = None
-    """Mean of OCR's scores."""
+    unsure: float | None = None
+    """Share of the characters that OCR read without being sure; None where there was no OCR."""
     look: bool = True
     """The page may be rendered."""
 
@@ -43,19 +47,25 @@ class Seen:
         *,
         layer: Sequence[Line] = (),
         parts: Sequence[Region] = (),
-        sure: float | None = None,
+        unsure: float | None = None,
         look: bool = True,
     ) -> Self:
         """By lines and parts."""
         pictures = tuple(part.box for part in parts if part.kind is Kind.PICTURE)
-        return cls("\n".join(line.text for line in layer), tuple(line.box for line in lines), pictures, sure, look)
+        return cls("\n".join(line.text for line in layer), tuple(line.box for line in lines), pictures, unsure, look)
+
+
+def unsure(read: Sequence[ReadLine]) -> float | None:
+    """See `Seen.unsure`; None where OCR read nothing."""
+    total = sum(len(one.text) for one in read)
+    return sum(len(one.text) for one in read if one.score < _SURE) / total if total else None
 
 
 def trust_of(page: Any, seen: Seen, text: str) -> PageTrust:
     """The score of a page's text; the page lies as it did when it was read."""
     ink = _ink(page, seen) if seen.look else None
     layer = seen.layer if FEW <= len(seen.layer) <= MOST_LAYER else None
-    return page_trust(text, layer=layer, ink=ink, sure=seen.sure)
+    return page_trust(text, layer=layer, ink=ink, unsure=seen.unsure)
 
 
 def _ink(page: Any, seen: Seen) -> float | None:
