@@ -1,7 +1,7 @@
 """How far a page's text can be trusted, told without ground truth: a score from 0 to 1 and its named parts. Pure.
 
 Each part is a share of what is wrong, 0 where nothing is, and is left out where there is nothing to tell it by. The score is what
-is left when all parts were taken off: `WEIGHTS` says how much each counts. `doubts.py` finds the parts.
+is left when all parts were taken off: `WEIGHTS` says how much each counts, a weight over 1 as a power. `doubts.py` finds them.
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ def score_of(parts: Mapping[Part, float]) -> float:
     """What is left of 1 when each part was taken off."""
     left = 1.0
     for part, value in parts.items():
-        left *= max(0.0, 1 - WEIGHTS[part] * min(1.0, max(0.0, value)))
+        weight = WEIGHTS[part]
+        left *= (1 - min(1.0, weight) * min(1.0, max(0.0, value))) ** max(1.0, weight)
     return round(max(0.0, left), 4)
 
 
