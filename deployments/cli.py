@@ -400,6 +400,40 @@ def report(
 
 
 @app.command
+def review(
+    output: Output,
+    run_id: str | None = None,
+    /,
+    *,
+    worst: Annotated[int, Parameter(help="So many pages, the worst first.")] = 50,
+    to: Annotated[str, Parameter(help="The file to write.")] = "review.html",
+    run: Annotated[str | None, Parameter(help="The run, if not the latest; the same as RUN_ID.")] = None,
+    input: Annotated[
+        str | None, Parameter(help="Where the PDFs are now, if not where the run read them: for the pictures.")
+    ] = None,
+    runs: RunsUrl = None,
+    password_file: PasswordFile = None,
+    as_json: Json = False,
+) -> int:
+    """The pages that look worst, by their trust scores: one HTML page with each one's picture beside its Markdown."""
+    from deployments.reviewing import review as write
+
+    if run is not None and run_id is not None and run != run_id:
+        raise UsageError(f"two runs, {run_id!r} and {run!r}: give one of them")
+    output_store, runs_store = _stores(output, runs)
+    return write(
+        output_store,
+        runs_store,
+        run_id or run,
+        most=worst,
+        to=to,
+        source=input,
+        password_file=_password_file(password_file),
+        as_json=as_json,
+    )
+
+
+@app.command
 def retry(
     output: Output,
     run_id: str | None = None,

@@ -70,6 +70,9 @@ def _lines(page: Page) -> list[str]:
         found.append(f"{page.interrupted.interruptions} interruptions, {lost} of machine time came to nothing")
     found += [one.line() for one in page.criteria]
     found += [f"{cause.documents:>7,}  {cause.category} ({cause.phase})" for cause in page.causes]
+    if page.doubtful:
+        found.append("documents to look at (worst page's score; pdf-flows review shows them):")
+        found += [f"  {one.worst:>8}  {one.key} p. {one.page}" for one in page.doubtful[:SHOWN]]
     if page.slowest:
         found.append("slowest documents:")
         found += [f"  {slow.seconds:>8}  {slow.pages:>6,} pages  {slow.key}" for slow in page.slowest[:SHOWN]]
@@ -86,6 +89,10 @@ def _json(page: Page) -> dict[str, object]:
             {"category": cause.category, "phase": cause.phase, "documents": cause.documents} for cause in page.causes
         ],
         "slowest": [{"key": slow.key, "took": slow.seconds, "pages": slow.pages} for slow in page.slowest],
+        "doubtful": [
+            {"key": one.key, "page": one.page, "worst": float(one.worst), "mean": float(one.mean)}
+            for one in page.doubtful
+        ],
         "versions": page.versions,
         "exit_status": page.view.exit_code,
     }

@@ -12,7 +12,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,8 +36,9 @@ from tasks.corpus.ledger import LedgerWriter, Outcome, Publisher, Record, read_l
 from tasks.corpus.manifest import Row
 from tasks.corpus.paths import life as life_prefix
 from tasks.corpus.store import Store, content_sha256
+from tasks.corpus.trust import PageScore, Trust
 from tasks.engines.markdown import Origin, assemble, assemble_whole, page_ranges, ways_of
-from tasks.engines.protocol import EngineResult, Limits, Rendering
+from tasks.engines.protocol import EngineResult, Limits, Page, Rendering
 from tasks.engines.sandbox import Aborted, OutOfTime
 from tasks.journal import DocumentJournal, Journals
 from tasks.local_disk import local_disk
@@ -241,6 +242,7 @@ class DocumentConverter:
             pages=intent.pages,
             gaps=intent.gaps,
             ways=intent.ways,
+            trust=intent.trust,
             publisher=Publisher(intent.worker, intent.attempt),
         )
 
@@ -384,6 +386,7 @@ class DocumentConverter:
         gaps = [page.number for page in pages if page.gap is not None]
         facts = {"sha256": digest, "pages": len(pages), "gaps": gaps, "source_sha256": state.source_sha256}
         facts["ways"] = {way: page_ranges(numbers) for way, numbers in ways_of(pages).items()}
+        facts["trust"] = _trust(pages)
         intent = self._record(row, claim, Outcome.INTENT, **facts)
         with _store_phase(Phase.PUBLISH):
             own = self._patiently(self._publishing.publish, claim, data, assets, intent)
@@ -409,6 +412,17 @@ class DocumentConverter:
                 **facts,
             }
         )
+
+
+def _trust(pages: Sequence[Page]) -> Trust | None:
+    """What the record says of the pages' scores."""
+    return Trust.of(
+        PageScore(
+            page=page.number, score=page.trust.score, parts={str(part): x for part, x in page.trust.parts.items()}
+        )
+        for page in pages
+        if page.trust is not None
+    )
 
 
 def _linked(text: str, links: dict[str, str]) -> str:

@@ -19,13 +19,14 @@ from tasks.charts import Span, money_chart, pages_chart, time_line
 from tasks.fleet.money import duration
 from tasks.page import Page
 
-_TEMPLATES = Path(__file__).with_name("templates")
+TEMPLATES = Path(__file__).with_name("templates")
 
 
-def policy(style: str) -> str:
-    """The Content-Security-Policy of a page with this style sheet and nothing else."""
+def policy(style: str, *, images: bool = False) -> str:
+    """The Content-Security-Policy of a page with this style sheet and nothing else but, with `images`, pictures within it."""
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    return f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    pictures = " img-src data:;" if images else ""
+    return f"default-src 'none'; style-src 'sha256-{digest}';{pictures} base-uri 'none'; form-action 'none'"
 
 
 def render(page: Page) -> str:
@@ -46,8 +47,8 @@ def render(page: Page) -> str:
             for name, usd in (("projected", projected), ("target", money.target), ("budget", money.budget))
             if usd is not None
         ]
-    style = (_TEMPLATES / "report.css").read_text()
-    return _template().render(
+    style = (TEMPLATES / "report.css").read_text()
+    return template("report.html").render(
         page=page,
         view=page.view,
         style=Markup(style),  # noqa: S704 - a file of this project
@@ -60,9 +61,10 @@ def render(page: Page) -> str:
 
 
 @cache
-def _template() -> Template:
+def template(name: str) -> Template:
+    """A template of this project: everything that it is given is escaped."""
     environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
+        loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -71,4 +73,4 @@ def _template() -> Template:
     environment.filters["duration"] = duration
     environment.filters["day"] = lambda at: time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(at))
     environment.filters["number"] = lambda value: f"{value:,}"
-    return environment.get_template("report.html")
+    return environment.get_template(name)

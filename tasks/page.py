@@ -73,6 +73,17 @@ class SlowRow(NamedTuple):
     partial: bool
 
 
+class DoubtRow(NamedTuple):
+    """A document whose worst page cannot be trusted much."""
+
+    key: str
+    link: str
+    page: int
+    worst: str
+    mean: str
+    pages: int
+
+
 class ExampleRow(NamedTuple):
     """A failed document."""
 
@@ -137,6 +148,7 @@ class Page:
     workers: list[WorkerRow]
     workers_more: int
     slowest: list[SlowRow]
+    doubtful: list[DoubtRow]
     causes: list[CauseRow]
     causes_more: int
     interruptions: list[InterruptionRow]
@@ -188,6 +200,17 @@ def page_of(facts: Facts, runs_url: str, links: Links) -> Page:
                 slow.partial,
             )
             for slow in tally.slowest()
+        ],
+        doubtful=[
+            DoubtRow(
+                printable(one.key),
+                links.of_output(one.name),
+                one.page,
+                f"{one.worst:.2f}",
+                f"{one.mean:.2f}",
+                one.pages,
+            )
+            for one in tally.doubtful()
         ],
         causes=[_cause(cause, count, facts, runs_url, logs) for cause, count in causes[:CAUSES]] + _planned(facts),
         causes_more=max(0, len(causes) - CAUSES),

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, computed_fie
 from tasks.corpus.failures import Failure, StoreError
 from tasks.corpus.paths import SCHEMA
 from tasks.corpus.store import Store
+from tasks.corpus.trust import Trust
 
 FLUSH_SECONDS = 30.0
 """A record never waits longer."""
@@ -91,6 +92,8 @@ class Record(BaseModel):
     """Pages that are named gaps in the output: the document is partial."""
     ways: dict[str, str] = Field(default_factory=dict)
     """How the pages' text was come by, where the engine has several ways: the way -> its pages, such as "1-6,8"."""
+    trust: Trust | None = None
+    """How far the text can be trusted, where the engine can tell."""
     warnings: list[str] = Field(default_factory=list)
     seconds: dict[str, float] = Field(default_factory=dict)
     """fetch, engine, publish, total."""

@@ -11,12 +11,15 @@ import heapq
 import math
 from array import array
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from tasks.corpus.failures import Category, Failure, Phase
 from tasks.corpus.ledger import Outcome, Record
+from tasks.corpus.trust import GOOD
 
 SLOWEST = 25
+DOUBTFUL = 15
+"""Documents with the worst scores that are kept."""
 EXAMPLES = 40
 """Documents kept of each cause: some may succeed later, and are no examples then."""
 LONGEST = 500
@@ -62,6 +65,31 @@ class Slow(NamedTuple):
     worker: int
     attempt: int
     partial: bool
+
+
+class Doubtful(NamedTuple):
+    """A document whose worst page cannot be trusted much; sorts by that, the worst last."""
+
+    minus: float
+    """Its worst page's score, negative."""
+    document: int
+    """Its index."""
+    key: str
+    name: str
+    page: int
+    """Number of the worst page."""
+    mean: float
+    pages: int
+    worker: int
+    attempt: int
+
+    @property
+    def worst(self) -> float:
+        """The score of its worst page."""
+        return -self.minus
+
+
+T = TypeVar("T", Slow, Doubtful)
 
 
 @dataclass
@@ -136,6 +164,7 @@ class Tally:
     _examples: dict[Cause, list[Example]] = field(default_factory=dict)
     _counts: array[int] = field(init=False)
     _slowest: list[Slow] = field(default_factory=list)
+    _doubtful: list[Doubtful] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._fates = bytearray(self.documents)
@@ -176,10 +205,10 @@ class Tally:
         self.engine_seconds += record.seconds.get("engine", 0.0)
         self.line.add(record.at, pages)
         slow = Slow(total, record.index, record.key, record.name, pages, record.worker, record.attempt, record.partial)
-        if len(self._slowest) < SLOWEST:
-            heapq.heappush(self._slowest, slow)
-        elif slow > self._slowest[0]:
-            heapq.heapreplace(self._slowest, slow)
+        _keep(self._slowest, slow, SLOWEST)
+        if (trust := record.trust) is not None and trust.worst < GOOD:
+            of = (record.index, record.key, record.name, trust.pages[0].page, trust.mean, pages)
+            _keep(self._doubtful, Doubtful(-trust.worst, *of, record.worker, record.attempt), DOUBTFUL)
 
     def _fail(self, record: Record, failure: Failure) -> None:
         cause = Cause(failure.category, failure.phase, record.outcome is Outcome.QUARANTINED)
@@ -255,3 +284,15 @@ class Tally:
     def slowest(self) -> list[Slow]:
         """Documents that took longest, the slowest first."""
         return sorted(self._slowest, reverse=True)
+
+    def doubtful(self) -> list[Doubtful]:
+        """Documents with the worst pages, the worst first."""
+        return sorted(self._doubtful, reverse=True)
+
+
+def _keep(heap: list[T], item: T, most: int) -> None:
+    """Into a heap of the `most` largest."""
+    if len(heap) < most:
+        heapq.heappush(heap, item)
+    elif item > heap[0]:
+        heapq.heapreplace(heap, item)

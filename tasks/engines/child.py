@@ -72,7 +72,7 @@ def load(name: str, threads: int, options: dict[str, Any], scratch: Path) -> Eng
     if name == "dolphin":
         from tasks.engines.dolphin.rendering import PageRenderer
 
-        return PageRenderer(MODEL_SIDE)
+        return PageRenderer(int(options.get("side", MODEL_SIDE)))
     raise ValueError(f"no engine is called {name!r}")
 
 
@@ -185,7 +185,8 @@ def _serve(
         if request["op"] == "inspect":
             result = engine.inspect(pdf, request["passwords"], limits)
         elif request["op"] == "render":
-            result = engine.render(pdf, request["passwords"], int(request["first"]), limits, emit)  # type: ignore[union-attr, arg-type]
+            first, last = int(request["first"]), request["last"]
+            result = engine.render(pdf, request["passwords"], first, limits, emit, last)  # type: ignore[union-attr, arg-type]
         else:
             handover = _handover(request, requests, replies, finish)
             scratch = Path(request["scratch"])

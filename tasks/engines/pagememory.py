@@ -10,13 +10,12 @@ import contextlib
 import mmap
 import os
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Self
 
 MODEL_SIDE: Final = 896
 """Pixels of a page's longer side, as upstream renders it for every model."""
-_ROOM: Final = (MODEL_SIDE + 4) ** 2 * 3
-"""Bytes: rounding can add a row or a column."""
+_FACTS: Final = ("number", "pages", "width", "height", "gap", "layer")
 
 
 def shared_file(size: int) -> int:
@@ -40,10 +39,12 @@ class RenderedPage:
     height: int = 0
     samples: bytes | memoryview = b""
     gap: str | None = None
+    layer: str | None = None
+    """Its text layer, where that can be trusted."""
 
     def facts(self) -> dict[str, Any]:
         """All but the pixels, for a frame."""
-        return {name: getattr(self, name) for name in ("number", "pages", "width", "height", "gap")}
+        return {name: getattr(self, name) for name in _FACTS}
 
 
 class PageMemory:
@@ -51,12 +52,13 @@ class PageMemory:
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
-        self._map = mmap.mmap(descriptor, _ROOM)
+        self._room = os.fstat(descriptor).st_size
+        self._map = mmap.mmap(descriptor, self._room)
 
     @classmethod
-    def create(cls) -> Self:
-        """A new one; its descriptor goes to the child."""
-        return cls(shared_file(_ROOM))
+    def create(cls, side: int = MODEL_SIDE) -> Self:
+        """A new one, for pages whose longer side has so many pixels; its descriptor goes to the child."""
+        return cls(shared_file((side + 4) ** 2 * 3))  # rounding can add a row or a column
 
     @classmethod
     def open(cls, descriptor: int) -> Self:
@@ -66,22 +68,24 @@ class PageMemory:
     def put(self, page: RenderedPage) -> None:
         """The page's pixels into the memory. ValueError where they do not fit."""
         size = page.width * page.height * 3
-        if size > _ROOM:
+        if size > self._room:
             raise ValueError(f"a page of {page.width} x {page.height} pixels")
         self._map[:size] = memoryview(page.samples).cast("B")[:size]
 
     def take(self, facts: dict[str, Any]) -> RenderedPage:
         """The page that a child announced; its pixels stay where they are until it is told to go on. ValueError for nonsense."""
-        page = RenderedPage(**{name: facts.get(name) for name in ("number", "pages", "width", "height", "gap")})  # type: ignore[arg-type]
+        page = RenderedPage(**{name: facts.get(name) for name in _FACTS})  # type: ignore[arg-type]
         numbers = (page.number, page.pages, page.width, page.height)
         if not all(isinstance(number, int) and number >= 0 for number in numbers):
             raise ValueError("no page")
         if page.gap is not None and not isinstance(page.gap, str):
             raise ValueError("no reason")
+        if page.layer is not None and not isinstance(page.layer, str):
+            raise ValueError("no text layer")
         size = page.width * page.height * 3
-        if size > _ROOM or (page.gap is None and not size):
+        if size > self._room or (page.gap is None and not size):
             raise ValueError("no pixels")
-        return RenderedPage(page.number, page.pages, page.width, page.height, memoryview(self._map)[:size], page.gap)
+        return replace(page, samples=memoryview(self._map)[:size])
 
     def close(self) -> None:
         """Give the memory back."""

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from tasks.corpus.failures import Category
 from tasks.engines.pagememory import RenderedPage
+from tasks.engines.trust import PageTrust
 
 
 class EngineName(StrEnum):
@@ -67,6 +68,8 @@ class Page(BaseModel):
     """Why the page is missing; the document is then partial."""
     way: str | None = None
     """How its text was come by, in a word, where the engine has several ways."""
+    trust: PageTrust | None = None
+    """How far the text can be trusted, where the engine can tell."""
 
 
 class Asset(BaseModel):
@@ -273,9 +276,15 @@ class Renderer(Protocol):
         ...
 
     def render(
-        self, pdf: Path, passwords: list[str], first: int, limits: Limits, emit: Callable[[RenderedPage], None]
+        self,
+        pdf: Path,
+        passwords: list[str],
+        first: int,
+        limits: Limits,
+        emit: Callable[[RenderedPage], None],
+        last: int | None = None,
     ) -> Inspection:
-        """Hand over page after page from number `first` (1-based) on.
+        """Hand over page after page from number `first` (1-based) to `last`, or to the document's end.
 
         `emit` returns when the next one is wanted. Raises ConversionError.
         """

@@ -25,7 +25,7 @@ from pydantic import ValidationError
 from tasks.corpus.failures import Category, ConversionError, Failure, PdfFlowsError, Phase
 from tasks.engines import confine, frames, memory
 from tasks.engines.falls import Falls
-from tasks.engines.pagememory import PageMemory, RenderedPage
+from tasks.engines.pagememory import MODEL_SIDE, PageMemory, RenderedPage
 from tasks.engines.process import ChildProcess
 from tasks.engines.protocol import UNKEPT, EngineName, EngineResult, FinishedPage, Inspection, Journal, Limits
 from tasks.engines.shares import LEAST_PAGES, Malformed, Shares
@@ -92,7 +92,8 @@ class Sandbox:
         self._recycle_after = recycle_after
         self._options = engine_options or {}
         self._scratch = scratch.resolve()
-        self._pixels = PageMemory.create() if engine is EngineName.DOLPHIN else None
+        side = int(self._options.get("side", MODEL_SIDE))
+        self._pixels = PageMemory.create(side) if engine is EngineName.DOLPHIN else None
         self._lock = threading.Lock()
         self._child: ChildProcess | None = None
         self._spare: ChildProcess | None = None
@@ -252,17 +253,21 @@ class Sandbox:
         on_page: Callable[[RenderedPage], None],
         *,
         first: int = 1,
+        last: int | None = None,
         spent: float = 0.0,
     ) -> Inspection:
         """Render a document, page after page from number `first` on. Only with an engine that reads pixels.
 
         Args:
+            last: number of the last page that is wanted.
             on_page: called in this thread; a page's pixels are there while it runs, and the time it takes is not the document's.
             spent: seconds of the document's time that went to the pages before the first one.
 
         Raises as `convert`; OutOfTime over the document's time limit.
         """
-        reply = self._request("render", pdf, None, passwords, None, on_page=on_page, first=first, spent=spent)
+        reply = self._request(
+            "render", pdf, None, passwords, None, on_page=on_page, first=first, last=last, spent=spent
+        )
         try:
             return Inspection.model_validate(reply)
         except ValidationError:
@@ -359,6 +364,7 @@ class Sandbox:
         on_page: Callable[[RenderedPage], None] | None = None,
         journal: Journal = UNKEPT,
         first: int = 1,
+        last: int | None = None,
         spent: float = 0.0,
         falls: Falls | None = None,
         share: Shares | None = None,
@@ -390,6 +396,7 @@ class Sandbox:
             "scratch": str(scratch.resolve()) if scratch else None,
             "passwords": passwords,
             "first": first,
+            "last": last,
             "cpu": self._limits.document_timeout * self._threads + _CPU_SLACK,
             "share": None if share is None else LEAST_PAGES,
             "helping": helper is not None,

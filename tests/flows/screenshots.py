@@ -1,8 +1,8 @@
-"""Makes the pictures of docs/ui.md and docs/monitoring.md anew.
+"""Makes the pictures of docs/ui.md, docs/monitoring.md and docs/review.md anew.
 
 Those of the UI: the sample PDFs and two broken files, converted by a run triggered there. Those of the monitor and the report:
 a run whose objects are made, in its middle. Run by `make screenshots`; the first argument is the folder for the pictures, the
-second, if there is one, chooses: ui or watching.
+second, if there is one, chooses: ui, watching or review.
 """
 
 from __future__ import annotations
@@ -29,9 +29,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from memory_store import MemoryStore
 from pictured_run import DONE_SECONDS, pictured_run
-from watched_run import BEGAN
+from watched_run import BEGAN, WatchedRun
 
 from deployments.monitor import lines
+from deployments.reviewing import review
+from tasks.corpus.store import open_store
+from tasks.corpus.trust import PageScore, Trust
+from tasks.engines.markdown import Origin, assemble
+from tasks.engines.protocol import EngineName, Limits, Rendering
+from tasks.engines.sandbox import Sandbox
 from tasks.html import render
 from tasks.lookout import Lookout
 from tasks.page import Links, page_of
@@ -124,11 +130,64 @@ def watching(pictures: Path) -> None:
         page.screenshot(path=pictures / "report.png")
 
 
+def reviewed(pictures: Path) -> None:
+    """The worst pages of some samples and of a sheet whose second half is drawn, not written, as `review` shows them."""
+    with tempfile.TemporaryDirectory() as name, chromium(Path(name) / "profile") as page:
+        source = open_store(f"{name}/in", writable=True)
+        output, runs = MemoryStore(), MemoryStore()
+        keys = {0: "1893/harbour-dues.pdf", 1: "1887/keepers-log-scan.pdf", 2: "1887/tides.pdf"}
+        data = [drawn_sheet(), *((SAMPLES / key.rpartition("/")[2]).read_bytes() for key in list(keys.values())[1:])]
+        place = "s3://harbour-library"
+        run = WatchedRun(runs, len(keys), 1, keys=keys, input=f"{place}/pdfs", output=f"{place}/markdown")
+        run.live(0)
+        scratch = Path(name) / "scratch"
+        scratch.mkdir()
+        with Sandbox(EngineName.LAYOUT, Limits(), scratch=scratch) as sandbox:
+            for index, key in keys.items():
+                source.put(key, data[index])
+                (scratch / "in.pdf").write_bytes(data[index])
+                pages = sandbox.convert(scratch / "in.pdf", scratch / "out", []).pages
+                origin = Origin(source=key, sha256="", pages=len(pages), engine="layout")
+                output.put(f"{key[:-4]}.md", assemble(pages, Rendering(page_markers=True), origin).encode())
+                scored = [(one.number, one.trust) for one in pages if one.trust is not None]
+                trust = Trust.of(
+                    PageScore(page=number, score=one.score, parts={str(k): v for k, v in one.parts.items()})
+                    for number, one in scored
+                )
+                run.record(0, index, pages=len(pages), trust=trust)
+        run.flush()
+        file = Path(name) / "review.html"
+        review(output, runs, None, most=9, to=str(file), source=source.url, password_file=None, as_json=False)
+        page.set_viewport_size({"width": 1100, "height": 1000})
+        page.goto(file.as_uri())
+        page.screenshot(path=pictures / "review.png")
+
+
+def drawn_sheet() -> bytes:
+    """A page with a heading that is text, and a table whose letters are curves, as drawing programs export them."""
+    with pymupdf.open() as text, pymupdf.open() as made:
+        sheet = text.new_page(width=500, height=420)
+        dues = (("Vessel", "Tons", "Dues"), ("Aurora", "212", "4 pounds"), ("Beatrix", "96", "2 pounds"))
+        for row, cells in enumerate(dues * 4):
+            for column, cell in enumerate(cells):
+                sheet.insert_text((20 + 160 * column, 30 + 32 * row), cell, fontsize=15)
+        drawn = pymupdf.open("svg", sheet.get_svg_image(text_as_path=True).encode()).convert_to_pdf()
+        page = made.new_page(width=595, height=700)
+        page.insert_text((60, 80), "Harbour dues of the year 1893", fontsize=20)
+        page.insert_textbox(
+            (60, 110, 535, 210), "The dues are paid to the keeper before a vessel leaves. " * 4, fontsize=12
+        )
+        page.show_pdf_page(pymupdf.Rect(50, 230, 550, 650), pymupdf.open("pdf", drawn))
+        return bytes(made.tobytes())
+
+
 def main(pictures: Path, only: str = "") -> None:
     """Take them all."""
     pictures.mkdir(parents=True, exist_ok=True)
     if only in ("", "watching"):
         watching(pictures)
+    if only in ("", "review"):
+        reviewed(pictures)
     if only in ("", "ui"):
         ui(pictures)
 

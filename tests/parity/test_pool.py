@@ -109,6 +109,9 @@ def test_clean_markdown_and_full_json(scratch: Path) -> None:
     assert first == [(e["label"], e["bbox"], e["text"], e["reading_order"]) for e in golden["pages"][0]["elements"]]
     assert kept["versions"]["generation"] == "1.5"
     assert {"width", "height", "flags", "gap"} <= kept["pages"][0].keys()
+    trusts = [page.trust for page in result.pages]
+    assert [page["trust"]["score"] for page in kept["pages"]] == [trust and trust.score for trust in trusts]
+    assert kept["trust"]["worst"] == min(trust.score for trust in trusts if trust is not None)
     pictures = {hashlib.sha256(content).hexdigest() + ".png" for asset, content in contents if asset.extension == "png"}
     shown = {e["figure_path"] for page in kept["pages"] for e in page["elements"] if "figure_path" in e}
     assert shown == pictures

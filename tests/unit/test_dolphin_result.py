@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,10 +20,12 @@ from tasks.engines.dolphin.result import (
     flags_of,
     full_json,
     page_markdown,
+    page_trust,
     upstream_json,
     upstream_markdown,
 )
 from tasks.engines.dolphin.sequences import End
+from tasks.engines.trust import Part
 
 FIGURE = figure_name("paper", 1, 2)
 
@@ -198,3 +201,51 @@ def test_full_json_extends_upstreams() -> None:
 def test_a_figure_that_was_not_published_is_no_silent_lie() -> None:
     with pytest.raises(KeyError):
         full_json([FIRST], "x.pdf", {}, {})
+
+
+# -- trust scores ----------------------------------------------------------------------------------------------------
+
+WORDS = "The lamp was lit at dusk and burnt until the morning came over the rock."
+
+
+def written(*cells: tuple[int, int]) -> np.ndarray:
+    """Where a page of 634 x 896 pixels is written on: rows from one to another, of 56."""
+    found = np.zeros((56, 39), np.bool_)
+    for first, last in cells:
+        found[first:last, 4:35] = True
+    return found
+
+
+def read(text: str, *, label: str = "para", **more: Any) -> ReadPage:
+    box = Box(40, 100, 600, 400)
+    return page(1, ReadElement(label=label, bbox=box, text=text, reading_order=0, **more))
+
+
+def test_a_page_read_as_its_layer_says_is_trusted() -> None:
+    found = page_trust(read(WORDS), WORDS, written((7, 24)))
+    assert found.score == 1.0
+    assert found.parts[Part.INVENTED] == found.parts[Part.LOST] == found.parts[Part.INK] == 0.0
+
+
+def test_what_was_not_read_not_there_or_cut_off_costs_trust() -> None:
+    ink = written((7, 24))
+    whole = page_trust(read(WORDS), WORDS, ink).score
+    assert page_trust(read(WORDS), WORDS, written((7, 24), (30, 50))).parts[Part.INK] > 0.4
+    assert page_trust(read(""), None, ink).parts[Part.INK] == 1.0
+    assert page_trust(read("Something else that nobody wrote."), WORDS, ink).score < 0.3
+    assert page_trust(read(WORDS, flags=["loop-cut"]), WORDS, ink).score < whole
+    assert page_trust(read("and so on " * 80), None, ink).score < 0.2
+
+
+def test_a_figure_is_no_writing_that_was_not_read() -> None:
+    figure_page = read("![Figure](figures/a.png)", label="fig", figure="a.png")
+    assert page_trust(figure_page, None, written((7, 24))).score == 1.0
+
+
+def test_full_json_tells_scores() -> None:
+    scored = FIRST.model_copy(update={"trust": page_trust(read(WORDS), WORDS, written((7, 24)))})
+    found = json.loads(full_json([scored, GAP], "x.pdf", {FIGURE: "f.png"}, {}))
+    assert found["trust"] == {"mean": 0.5, "worst": 0.0}
+    assert [one["trust"]["score"] for one in found["pages"]] == [1.0, 0.0]
+    assert found["pages"][1]["trust"]["parts"] == {"gap": 1.0}
+    assert json.loads(full_json([FIRST], "x.pdf", {FIGURE: "f.png"}, {}))["trust"] is None

@@ -9,6 +9,7 @@ import pytest
 
 from tasks.engines.protocol import EngineName, EngineResult, Limits
 from tasks.engines.sandbox import Sandbox
+from tasks.engines.trust import Part
 
 Convert = Callable[[pymupdf.Document], EngineResult]
 
@@ -152,3 +153,36 @@ def test_a_scan_is_read_however_it_lies(convert: Convert, rotate: int) -> None:
     places = [text.index(f"Sentence {number} of this page was printed") for number in range(12)]
     assert places == sorted(places)
     assert [page.way for page in result.pages] == ["layout-ocr"]
+
+
+# -- trust scores ---------------------------------------------------------------------------------------------------
+
+
+def test_a_page_that_was_read_is_trusted(convert: Convert) -> None:
+    (page,) = convert(page_of()).pages
+    assert page.trust is not None
+    assert page.trust.score > 0.97
+    assert set(page.trust.parts) == {Part.LOST, Part.INK, Part.REPEATS, Part.SCRIPT}
+
+
+def test_writing_that_is_no_text_shows_in_the_score(convert: Convert) -> None:
+    """Letters drawn as curves beside the text layer, as some programs export them: nothing reads them."""
+    made = page_of()
+    drawn = pymupdf.open()
+    sheet = drawn.new_page(width=700, height=300)
+    for number in range(8):
+        sheet.insert_text((90, 30 + 30 * number), f"Outlined line {number} that has no text behind it", fontsize=16)
+    curves = pymupdf.open("pdf", pymupdf.open("svg", sheet.get_svg_image(text_as_path=True).encode()).convert_to_pdf())
+    made[0].show_pdf_page(pymupdf.Rect(0, 350, 700, 650), curves)
+    (page,) = convert(made).pages
+    assert page.trust is not None
+    assert page.trust.parts[Part.INK] > 0.3
+    assert page.trust.score < 0.85
+
+
+def test_a_blank_page_is_trusted(convert: Convert) -> None:
+    made = pymupdf.open()
+    made.new_page()
+    (page,) = convert(made).pages
+    assert page.trust is not None
+    assert page.trust.score == 1.0

@@ -33,6 +33,7 @@ from tasks.engines.layout.choice import Way
 from tasks.engines.layout.page import Block, Read
 from tasks.engines.protocol import EngineName, EngineResult, FinishedPage, Handover, Limits
 from tasks.engines.sandbox import Aborted, OutOfTime, Sandbox
+from tasks.engines.trust import PageTrust, Part
 from tasks.worker import Worker, WorkerSettings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -216,6 +217,9 @@ class RaisingReader:
             raise RuntimeError(f"bad page {number}")
         return Read([Block(f"{way} {number}")], way)
 
+    def trust(self, page: Any, read: Read, text: str) -> PageTrust:
+        return PageTrust(score=(page.number + 1) / 10, parts={Part.LOST: 0.5})
+
 
 def test_pages_that_fail_in_one_way_go_a_cheaper_one_wherever_the_document_was_cut(tmp_path: Path) -> None:
     pdf = tmp_path / "in.pdf"
@@ -237,6 +241,7 @@ def test_pages_that_fail_in_one_way_go_a_cheaper_one_wherever_the_document_was_c
     assert texts == ["layout 1", "text 2", "layout 3", "ocr 4", "", "text 6", "text 7"]
     assert [page.way for page in whole.pages] == ["layout", "text", "layout", "ocr", "gap", "text", "text"]
     assert [page.number for page in whole.pages if page.gap] == [5]
+    assert [page.trust and page.trust.score for page in whole.pages] == [0.1, 0.2, 0.3, 0.4, 0.0, 0.6, 0.7]
     assert "page 2: the library that reads it failed (bad page 2, RuntimeError); text instead" in whole.warnings
     for cut in range(8):
         assert run({number: kept[number] for number in range(1, cut + 1)})[0] == whole

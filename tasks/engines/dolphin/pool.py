@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,9 +31,11 @@ from tasks.engines.dolphin.grammar import Prompt
 from tasks.engines.dolphin.images import prepared_size
 from tasks.engines.dolphin.result import ReadElement, ReadPage
 from tasks.engines.dolphin.settings import DeviceKind, DolphinOptions, ImageMode, Loaded, MarkdownMode, ReadingSettings
+from tasks.engines.ink import written_cells
 from tasks.engines.pagememory import MODEL_SIDE, RenderedPage
 from tasks.engines.protocol import UNKEPT, Asset, EngineResult, FinishedPage, Journal, Page, parsed
 from tasks.engines.sandbox import Aborted, OutOfTime, Sandbox
+from tasks.engines.trust import PageTrust
 
 ENGINE_VERSION: Final = "1"
 """Of this engine's own code: changed when the same model gives other texts, boxes or Markdown."""
@@ -315,12 +318,15 @@ class DolphinPool:
                 self._wait_for_room(journal)
                 try:
                     pixels = np.frombuffer(page.samples, np.uint8, page.height * page.width * 3)
-                    place = self._arena_open().put(pixels.reshape(page.height, page.width, 3))
+                    pixels = pixels.reshape(page.height, page.width, 3)
+                    written = written_cells(pixels[::2, ::2, 1])
+                    place = self._arena_open().put(pixels)
                 except BaseException:
                     self._room.release()
                     raise
                 assert self._threadpool is not None
-                pages.append(self._threadpool.submit(self._read_page, page.number, place, document, at))
+                scored = partial(result.page_trust, layer=page.layer, written=written)
+                pages.append(self._threadpool.submit(self._read_page, page.number, place, document, at, scored))
                 rendered = True
             else:
                 gap = ReadPage(number=page.number, gap=page.gap)
@@ -407,11 +413,14 @@ class DolphinPool:
 
     # -- reading --------------------------------------------------------------------------------------------------
 
-    def _read_page(self, number: int, place: Place, document: _Document, spent: float) -> ReadPage:
+    def _read_page(
+        self, number: int, place: Place, document: _Document, spent: float, scored: Callable[[ReadPage], PageTrust]
+    ) -> ReadPage:
         """One page, whatever happens to it: a gap if it fails. Raises EngineLost, ArenaClosed."""
         waiting: list[Future[ReadText]] = []
         try:
             page = self._read(number, place, document, waiting)
+            page = page.model_copy(update={"trust": scored(page)})
         except ConversionError as error:
             page = ReadPage(number=number, width=place.width, height=place.height, gap=error.failure.message)
         finally:
@@ -487,6 +496,7 @@ class DolphinPool:
                     number=page.number,
                     text="" if upstream else result.page_markdown(page, marginalia=options.marginalia),
                     gap=page.gap,
+                    trust=page.scored,
                 )
                 for page in pages
             ],

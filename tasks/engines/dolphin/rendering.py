@@ -9,13 +9,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any, Final
 
 import pymupdf
 
 from tasks.corpus.failures import Category, ConversionError, Phase
 from tasks.engines import memory, opening
+from tasks.engines.doubts import trusted_layer
+from tasks.engines.markdown import clean
 from tasks.engines.pagememory import RenderedPage
 from tasks.engines.protocol import Inspection, Limits
+
+_TEXT: Final = pymupdf.TEXTFLAGS_TEXT | pymupdf.TEXT_PRESERVE_IMAGES
+_SCAN: Final = 0.8
+"""Share of the page that an image covers: text there is another program's OCR."""
 
 
 class PageRenderer:
@@ -44,13 +51,19 @@ class PageRenderer:
             document.close()
 
     def render(
-        self, pdf: Path, passwords: list[str], first: int, limits: Limits, emit: Callable[[RenderedPage], None]
+        self,
+        pdf: Path,
+        passwords: list[str],
+        first: int,
+        limits: Limits,
+        emit: Callable[[RenderedPage], None],
+        last: int | None = None,
     ) -> Inspection:
         """Emit page after page; one that cannot be rendered is a gap. Raises ConversionError, also for one over the memory."""
         document = opening.open_document(pdf, passwords, limits)
         try:
             pages = int(document.page_count)
-            for number in range(first, pages + 1):
+            for number in range(first, min(pages, last or pages) + 1):
                 emit(self._page(document, number, pages, limits))
                 # MuPDF keeps what pages share (fonts, images); pages of a scan share nothing, and would fill the memory.
                 pymupdf.TOOLS.store_shrink(50)
@@ -66,6 +79,7 @@ class PageRenderer:
                 return RenderedPage(number, pages, gap="the page has no size")
             scale = self._side / longer
             pixmap = page.get_pixmap(matrix=pymupdf.Matrix(scale, scale))
+            layer = _layer(page)
         except (*opening.DAMAGE, MemoryError) as error:
             if memory.error_says_so(error):
                 # Not a gap: what is left of the memory is not enough for the pages behind it, they need a new process.
@@ -76,4 +90,17 @@ class PageRenderer:
             return RenderedPage(number, pages, gap=opening.reason(error))
         if not pixmap.width or not pixmap.height:
             return RenderedPage(number, pages, gap="the page has no size")
-        return RenderedPage(number, pages, pixmap.width, pixmap.height, pixmap.samples)
+        return RenderedPage(number, pages, pixmap.width, pixmap.height, pixmap.samples, layer=layer)
+
+
+def _layer(page: Any) -> str | None:
+    """The page's text layer, where it is the author's own and makes sense."""
+    try:
+        found = page.get_textpage(flags=_TEXT)
+        area = abs(page.rect)
+        images = (pymupdf.Rect(info["bbox"]) for info in found.extractIMGINFO())
+        if any(abs(image & found.rect) > _SCAN * area for image in images):
+            return None
+        return trusted_layer(clean(found.extractText()))
+    except (*opening.DAMAGE, MemoryError):
+        return None

@@ -11,11 +11,14 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from tasks.engines import doubts
 from tasks.engines.dolphin import markdown_clean, markdown_upstream
 from tasks.engines.dolphin.boxes import Box
 from tasks.engines.dolphin.grammar import Generation
 from tasks.engines.dolphin.sequences import End
+from tasks.engines.ink import Cells, figures, outside
 from tasks.engines.markdown import gap as gap_line
+from tasks.engines.trust import GAP, PageTrust
 
 SCHEMA = 1
 """Of the JSON beside the Markdown."""
@@ -48,6 +51,13 @@ class ReadPage(BaseModel):
     flags: list[str] = []
     """Of the layout."""
     gap: str | None = None
+    trust: PageTrust | None = None
+    """How far its text can be trusted."""
+
+    @property
+    def scored(self) -> PageTrust | None:
+        """Its score; of a gap, too."""
+        return GAP if self.gap is not None else self.trust
 
     @property
     def warnings(self) -> list[str]:
@@ -87,6 +97,26 @@ def figure_link(name: str) -> str:
 def page_markdown(page: ReadPage, *, marginalia: bool) -> str:
     """One page, clean rules."""
     return markdown_clean.convert(((element.label, element.text) for element in page.elements), marginalia=marginalia)
+
+
+def page_trust(page: ReadPage, layer: str | None, written: Cells) -> PageTrust:
+    """The score of a page that was read.
+
+    Args:
+        layer: its text layer, where that can be trusted.
+        written: where its image looks written on.
+    """
+    edges = Box(0, 0, page.width, page.height)
+    texts = [element.bbox for element in page.elements if element.figure is None and element.text.strip()]
+    pictures = figures([element.bbox for element in page.elements if element.figure is not None], edges)
+    flags = {*page.flags, *(flag for element in page.elements for flag in element.flags)}
+    return doubts.page_trust(
+        page_markdown(page, marginalia=True),
+        layer=layer,
+        reads_pixels=True,
+        ink=outside(written, [*texts, *pictures], edges),
+        stopped=bool(flags),
+    )
 
 
 def upstream_markdown(pages: Sequence[ReadPage], generation: Generation) -> str:
@@ -139,13 +169,16 @@ def full_json(pages: Sequence[ReadPage], source: str, figures: dict[str, str], v
                 "height": page.height,
                 "flags": page.flags,
                 "gap": page.gap,
+                "trust": page.scored.model_dump(mode="json") if page.scored is not None else None,
             }
         )
+    scores = [page.scored.score for page in pages if page.scored is not None]
     return _dump(
         {
             "source_file": source,
             "total_pages": len(pages),
             "pages": listed,
+            "trust": {"mean": round(sum(scores) / len(scores), 4), "worst": min(scores)} if scores else None,
             "schema": SCHEMA,
             "engine": "dolphin",
             "versions": versions,

@@ -26,6 +26,7 @@ from tasks.engines.layout.headings import marks
 from tasks.engines.layout.ocr import Reader
 from tasks.engines.markdown import clean
 from tasks.engines.protocol import EngineResult, Fall, Handover, Inspection, Limits, Page, Progress
+from tasks.engines.trust import GAP, PageTrust
 
 if TYPE_CHECKING:
     from tasks.engines.layout.page import PageReader, Read
@@ -111,6 +112,8 @@ class LaidPage(BaseModel):
     gap: str | None = None
     category: Category = Category.DAMAGED
     """Of the gap."""
+    trust: PageTrust | None = None
+    """None of pages that were not looked at."""
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -201,7 +204,8 @@ class Conversion:
             if one is Way.GAP:
                 break
             try:
-                read = self._reader.read(self._document.load_page(number - 1), one, render=large is None)
+                page = self._document.load_page(number - 1)
+                read = self._reader.read(page, one, render=large is None)
             except Exception as error:  # what a library raises on a document is not its to choose
                 if memory.error_says_so(error) and one is not Way.OCR:
                     raise
@@ -212,7 +216,8 @@ class Conversion:
                 self._document = self._open()
                 continue
             if read.blocks or one is Way.LAYOUT or (one is Way.OCR and not (falls or reasons)):
-                return _laid(read, notes + [f"{reason}; {read.way} instead" for reason in reasons], failed)
+                laid = _laid(read, notes + [f"{reason}; {read.way} instead" for reason in reasons], failed)
+                return laid.model_copy(update={"trust": self._reader.trust(page, read, "".join(laid.parts))})
             if one is Way.OCR:
                 break
         cause = falls[0].reason if falls else reasons[0] if reasons else large or "no way leads to its text"
@@ -230,7 +235,8 @@ class Conversion:
             warnings += [f"page {number}: {note}" for note in page.notes]
             marked = zip([levels[size] for size in page.sizes], page.parts[1:], strict=True)
             text = page.parts[0] + "".join(f"{mark} {part}" for mark, part in marked)
-            pages.append(Page(number=number, text=text, gap=page.gap, way=page.way.value))
+            trust = GAP if page.gap is not None else page.trust
+            pages.append(Page(number=number, text=text, gap=page.gap, way=page.way.value, trust=trust))
         if all(page.gap is not None for page in laid):
             raise self._unreadable(Phase.CONVERT, laid[0].category, laid[0].gap or "")
         return EngineResult(pages=pages, warnings=warnings)

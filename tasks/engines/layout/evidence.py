@@ -7,6 +7,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from tasks.engines.layout.reading_order import Box
@@ -119,6 +120,7 @@ def page_facts(lines: Sequence[Line], images: Sequence[Box], drawings: int, page
     )
 
 
+@lru_cache(maxsize=1 << 14)
 def script_of(character: str) -> str | None:
     """The script of a letter, as far as it matters here; "other" for the rest, None for what is no letter."""
     if not character.isalpha():
@@ -137,6 +139,7 @@ def _mixed(word: str) -> bool:
     return len(scripts) > 1 and scripts != {"latin", "greek"} and not any(scripts <= kin for kin in _TOGETHER)
 
 
+@lru_cache(maxsize=1 << 14)
 def _meaningless(character: str) -> bool:
     return character == "\ufffd" or unicodedata.category(character) in ("Cc", "Cn", "Co", "Cs")
 

@@ -13,13 +13,14 @@ import pymupdf
 
 from tasks.engines.layout import ocr as ocr_rules
 from tasks.engines.layout import prose
-from tasks.engines.layout.choice import Plan, Source, Way, plan
+from tasks.engines.layout.choice import MOST_DRAWINGS, Plan, Source, Way, broken, plan
 from tasks.engines.layout.evidence import PageFacts, page_facts, script_of
 from tasks.engines.layout.headings import stands_out, usual_size
 from tasks.engines.layout.markup import escaped_start
 from tasks.engines.layout.ocr import Reader, ReadLine
 from tasks.engines.layout.reading_order import Box, overlap, reading_order, union
 from tasks.engines.layout.regions import Kind, Region, filled, regions_of, split, tight
+from tasks.engines.layout.seen import Seen, trust_of, unsure
 from tasks.engines.layout.tables import table
 from tasks.engines.layout.textlines import (
     Line,
@@ -30,6 +31,7 @@ from tasks.engines.layout.textlines import (
     without_hidden_doubles,
     words_of,
 )
+from tasks.engines.trust import PageTrust
 
 _FLAGS: Final = (
     pymupdf.TEXT_COLLECT_STYLES
@@ -63,6 +65,7 @@ class Read:
     blocks: list[Block] = field(default_factory=list)
     way: Way = Way.LAYOUT
     notes: list[str] = field(default_factory=list)
+    seen: Seen = field(default_factory=Seen)
 
 
 class PageReader:
@@ -77,6 +80,8 @@ class PageReader:
     def __init__(self, ocr: Reader | None, ocr_dpi: int, max_pixels: int) -> None:
         self._ocr, self._ocr_dpi = ocr, ocr_dpi
         self._most_pixels = min(max_pixels, ocr_rules.MOST_PIXELS)
+        self._unsure: float | None = None
+        """Of the page in hand, by OCR; see `Seen.unsure`."""
 
     def read(self, page: Any, way: Way, *, render: bool = True) -> Read:
         """The page by a way; raises whatever PyMuPDF and the models raise.
@@ -86,12 +91,14 @@ class PageReader:
             render: it may be rendered; pages may be too large for that.
         """
         ocr = self._ocr if render else None
+        self._unsure = None
         if way is Way.OCR:
             lines, notes = self._by_ocr(page) if ocr is not None else ([], [])
-            return Read(self._in_order(lines), Way.OCR, notes)
+            return Read(self._in_order(lines), Way.OCR, notes, Seen.of(lines, unsure=self._unsure))
         lines = self._layer(page)
         if way is Way.TEXT:
-            return Read(self._in_order(without_hidden_doubles(lines)), Way.TEXT)
+            lines = without_hidden_doubles(lines)
+            return Read(self._in_order(lines), Way.TEXT, seen=Seen.of(lines, layer=lines, look=False))
         facts = page_facts(lines, _images(page), _drawings(page), tuple(page.rect))
         lines = without_hidden_doubles(lines)
         if not facts.text.characters and not facts.images and (not render or _blank(page)):
@@ -99,10 +106,15 @@ class PageReader:
         chosen = plan(facts, ocr=ocr is not None, lines=len(lines))
         return self._planned(page, lines, facts, chosen, render=render)
 
+    def trust(self, page: Any, read: Read, text: str) -> PageTrust:
+        """The score of what was made of the page, which lies as it did then."""
+        return trust_of(page, read.seen, text)
+
     def _planned(self, page: Any, lines: list[Line], facts: PageFacts, chosen: Plan, *, render: bool) -> Read:
         notes = [chosen.reason] if chosen.reason is not None else []
         if chosen.source is Source.NOTHING:
             return Read([], Way.LAYOUT, notes)
+        layer = lines if chosen.source is not Source.OCR and broken(facts.text, facts.painted) is None else []
         model_page, way = page, Way.LAYOUT
         if chosen.source is not Source.LAYER:
             found, more = self._by_ocr(page, keep=lines if chosen.source is Source.BOTH else ())
@@ -114,7 +126,10 @@ class PageReader:
                 model_page = _sketch(page, found)
         if not chosen.layout or not render or not lines:
             plain = {Way.LAYOUT: Way.TEXT, Way.LAYOUT_OCR: Way.OCR}[way] if lines else way
-            return Read(self._in_order(lines), plain, notes)
+            look = render and facts.drawings <= MOST_DRAWINGS
+            return Read(
+                self._in_order(lines), plain, notes, Seen.of(lines, layer=layer, unsure=self._unsure, look=look)
+            )
         model_page.get_layout(return_raw=True)
         raw, model_page.layout_information = model_page.layout_information, None
         straight = [line for line in lines if line.direction == (1.0, 0.0)]
@@ -125,8 +140,9 @@ class PageReader:
             words = words_of(_raw_blocks(page)) if chosen.source is Source.LAYER else _words_of(straight)
         height = median([line.box[3] - line.box[1] for line in straight]) if straight else 10.0
         parts = [tight(piece) for part in parts for piece in split(part, height)]
+        seen = Seen.of(lines, layer=layer, parts=parts, unsure=self._unsure)
         blocks = self._composed(parts, words, height, rtl=facts.text.right_to_left > 0.5)
-        return Read(blocks + self._in_order(aside) or self._in_order(lines), way, notes)
+        return Read(blocks + self._in_order(aside) or self._in_order(lines), way, notes, seen)
 
     # -- text -----------------------------------------------------------------------------------------------------
 
@@ -189,6 +205,7 @@ class PageReader:
             if not len(quads):
                 return [], []
         read = self._ocr.read(image, quads)
+        self._unsure = unsure(read)
         return ocr_rules.lines_from(read, to_page), _doubt(read)
 
     def _turn(self, image: Any, quads: Any) -> int:
