@@ -182,7 +182,7 @@ def _annotation(field: FieldInfo) -> str:
 def _field_default(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
-    value = field.default
+    value = field.get_default(call_default_factory=True)
     if value is PydanticUndefined or value is None:
         return ""
     return f"`{getattr(value, 'value', value)}`"
