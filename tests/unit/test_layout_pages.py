@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 
 import pymupdf
@@ -132,6 +133,76 @@ def test_a_page_too_large_to_render_gives_its_text_layer(convert: Convert) -> No
     assert "Words on a huge page" in text_of(result)
     assert [page.way for page in result.pages] == ["text"]
     assert "too large to render" in result.warnings[0]
+
+
+def test_links_to_the_web_are_links_and_others_are_their_text(convert: Convert) -> None:
+    made = page_of()
+    page = made[0]
+    for words, target in (("Sentence 2", "https://example.org/a_(b)"), ("Sentence 3", "javascript:alert(1)")):
+        page.insert_link({"kind": pymupdf.LINK_URI, "from": page.search_for(words)[0], "uri": target})
+    page.insert_link({"kind": pymupdf.LINK_GOTO, "from": page.search_for("Sentence 4")[0], "page": 0})
+    text = text_of(convert(made))
+    assert "[Sentence 2](https://example.org/a_%28b%29) of this page" in text
+    assert "Sentence 3 of this page" in text
+    assert text.count("](") == 1
+
+
+def test_links_on_a_turned_page_and_in_a_table(convert: Convert) -> None:
+    made = pymupdf.open()
+    page = made.new_page()
+    for y in range(6):
+        for x in range(3):
+            box = pymupdf.Rect(72 + 130 * x, 110 + 22 * y, 72 + 130 * (x + 1), 110 + 22 * (y + 1))
+            page.draw_rect(box)
+            page.insert_text((box.x0 + 6, box.y0 + 15), f"Cell {y}{x}")
+    page.insert_link({"kind": pymupdf.LINK_URI, "from": page.search_for("Cell 31")[0], "uri": "https://example.org"})
+    turned = page_of(turn=90)
+    turned[0].insert_link(
+        {"kind": pymupdf.LINK_URI, "from": turned[0].search_for("Sentence 4")[0], "uri": "https://example.org/4"}
+    )
+    made.insert_pdf(turned)
+    text = text_of(convert(made))
+    assert "|Cell 30|[Cell 31](https://example.org)|Cell 32|" in text
+    assert "[Sentence 4](https://example.org/4) of this page" in text
+
+
+def test_figures_come_with_their_captions_and_icons_do_not(convert: Convert) -> None:
+    made = page_of()
+    pixmap = pymupdf.Pixmap(pymupdf.csRGB, 64, 48, bytes(range(256)) * 36, False)
+    made[0].insert_image((90, 300, 410, 540), pixmap=pixmap)
+    made[0].insert_text((90, 560), "Figure 7. What a made picture looks like.", fontsize=9)
+    made[0].insert_image((600, 20, 616, 32), pixmap=pixmap)
+    made[0].insert_image((90, 640, 500, 641), pixmap=pixmap, keep_proportion=False)
+    result = convert(made)
+    (asset,) = result.assets
+    assert asset.extension == "png"
+    image = pymupdf.Pixmap(asset.path.read_bytes())
+    assert (image.width, image.height) == pytest.approx((320 * 150 / 72, 240 * 150 / 72), abs=6)
+    text = text_of(result)
+    assert text.count(asset.placeholder) == 1
+    assert re.search(r"!\[Figure( 7)?\]\(\x1f[^)]*\x1f\)\s+Figure 7\. What a made", text)
+
+
+def test_headings_are_as_deep_as_the_outline_says(convert: Convert) -> None:
+    made = pymupdf.open()
+    for number in range(1, 4):
+        page = made.new_page()
+        page.insert_text((72, 90), f"Part {number} of the book", fontsize=22)
+        for line in range(8):
+            page.insert_text((72, 140 + 16 * line), f"Sentence {line} of part {number} has words in it.")
+    made.set_toc([[1, "The book", 1], [2, "Part 1 of the book", 1], [3, "Part 2 of the book", 2]])
+    text = text_of(convert(made))
+    levels = re.findall(r"^(#+) \**Part (\d)", text, re.MULTILINE)
+    assert {part: len(mark) for mark, part in levels} == {"1": 2, "2": 3, "3": 2}
+
+
+def test_attached_files_are_named(convert: Convert) -> None:
+    made = page_of()
+    made.embfile_add("a", b"x", filename='"><script>')
+    made[0].add_file_annot((300, 500), b"z", "notes.txt")
+    result = convert(made)
+    assert result.attached == ['"><script>', "notes.txt"]
+    assert result.warnings == ["2 attached file(s) not converted"]
 
 
 @pytest.mark.slow
