@@ -78,6 +78,27 @@ def test_annotations_that_are_none(annotations: str) -> None:
     assert hung(annotations).links == []
 
 
+def test_what_form_fields_hold() -> None:
+    box = "/Subtype/Widget/Rect[72 700 84 712]"
+    found = hung(
+        f"[<<{box}/FT/Btn/AS/Yes>> <<{box}/FT/Btn/AS/Off>> <<{box}/FT/Btn/V/On>> <<{box}/FT/Btn/Ff 65536/V/On>>"
+        f"<<{box}/FT/Tx/V(one)>> <<{box}/FT/Tx/Ff 8192/V(secret)>> <<{box}/FT/Tx/V( )>> <<{box}/FT/Ch/V[(a)(b)]>>"
+        f"<<{box}/Parent<</FT/Tx/V(of the parent)>>>> <<{box}/FT/Tx/F 2/V(hidden)>> <<{box}/FT/Sig/V(s)>>]"
+    )
+    assert [(one.value, one.ticked) for one in found.fields] == [
+        ("", True),
+        ("", False),
+        ("", True),
+        ("one", None),
+        ("a\nb", None),
+        ("of the parent", None),
+    ]
+    loop = page_with("[]")
+    (one,) = objects(loop.parent, [f"<<{box}/Parent {{0}}>>"])
+    loop.parent.xref_set_key(loop.xref, "Annots", f"[{one} 0 R]")
+    assert annotations_of(loop).fields == []
+
+
 # -- outline ---------------------------------------------------------------------------------------------------------
 
 

@@ -196,6 +196,32 @@ def test_headings_are_as_deep_as_the_outline_says(convert: Convert) -> None:
     assert {part: len(mark) for mark, part in levels} == {"1": 2, "2": 3, "3": 2}
 
 
+def test_forms_say_what_was_filled_in(convert: Convert) -> None:
+    made = pymupdf.open()
+    page = made.new_page()
+    for number, (label, kind, value) in enumerate(
+        [
+            ("I have read it", pymupdf.PDF_WIDGET_TYPE_CHECKBOX, True),
+            ("Send me letters", pymupdf.PDF_WIDGET_TYPE_CHECKBOX, False),
+            ("Name", pymupdf.PDF_WIDGET_TYPE_TEXT, "Ada Example"),
+        ]
+    ):
+        y = 100 + 40 * number
+        widget = pymupdf.Widget()
+        widget.field_name, widget.field_type, widget.field_value = f"field{number}", kind, value
+        ticks = kind == pymupdf.PDF_WIDGET_TYPE_CHECKBOX
+        widget.rect = pymupdf.Rect(72, y, 84, y + 12) if ticks else pymupdf.Rect(150, y, 300, y + 14)
+        page.add_widget(widget)
+        page.insert_text((92 if ticks else 72, y + 10), label, fontsize=11)
+    for widget in page.widgets():
+        if widget.field_type == pymupdf.PDF_WIDGET_TYPE_TEXT:
+            made.xref_set_key(widget.xref, "AP", "null")
+    text = text_of(convert(made))
+    assert re.search(r"\u2612(?: |\||</td><td>)I have read it", text)
+    assert re.search(r"\u2610(?: |\||</td><td>)Send me letters", text)
+    assert text.count("Ada Example") == 1
+
+
 def test_attached_files_are_named(convert: Convert) -> None:
     made = page_of()
     made.embfile_add("a", b"x", filename='"><script>')

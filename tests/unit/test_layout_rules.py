@@ -10,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.corpus.failures import Category
+from tasks.engines.layout.annotations import Field
 from tasks.engines.layout.choice import MOST_DRAWINGS, MOST_FALLEN, Source, Way, after, plan
 from tasks.engines.layout.evidence import PageFacts, text_facts
+from tasks.engines.layout.fields import lines_with, words_with
 from tasks.engines.layout.figures import label, overlooked, worth_it
 from tasks.engines.layout.headings import Entry, Heading, key, levels, stands_out, usual_size
 from tasks.engines.layout.laid import Figure, LaidPage, Piece, placeholder, together
@@ -282,6 +284,46 @@ def test_lists_code_and_depths() -> None:
     )
     assert fenced("```\nx\n```").startswith("````\n")
     assert indents([0, 20, 21, 40, 0, 20]) == [0, 1, 1, 2, 0, 1]
+
+
+def test_ticks_stand_before_their_labels_and_values_that_nothing_paints_are_there() -> None:
+    lines = [
+        line("4", 1, 1, 8),
+        line("Yes", 14, 0),
+        line("4", 51, 1, 8),
+        line("No", 64, 0),
+        line("Name", 0, 40),
+        line("Ann", 50, 60),
+    ]
+    fields = [
+        Field((0.0, 0.0, 10.0, 10.0), ticked=True),
+        Field((50.0, 0.0, 60.0, 10.0), ticked=False),
+        Field((30.0, 40.0, 200.0, 52.0), "Bob\nBrown"),
+        Field((30.0, 60.0, 200.0, 72.0), "Ann"),
+        Field((500.0, 500.0, 510.0, 510.0), ticked=True),
+    ]
+    texts = [one.text for one in lines_with(lines, fields)]
+    assert texts == ["\u2612 Yes", "\u2610 No", "Name", "Ann", "Bob", "Brown", "\u2612"]
+    given = [Word(one.text, one.box, (0, number)) for number, one in enumerate(lines)]
+    found = [(word.text, word.line) for word in words_with(given, fields)]
+    assert found[:4] == [("\u2612", (0, 1)), ("Yes", (0, 1)), ("\u2610", (0, 3)), ("No", (0, 3))]
+    assert [text for text, _ in found[4:]] == ["Name", "Ann", "Bob", "Brown", "\u2612"]
+    assert lines_with([line("Agree", 0, 0)], [Field((30.0, 0.0, 40.0, 10.0), ticked=True)])[0].text == "Agree \u2612"
+    assert list_items([line("\u2610 one", 0, 0), line("\u2612 two", 0, 12)]) == ["- \u2610 one", "- \u2612 two"]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 200), st.integers(0, 100)), max_size=12),
+    st.lists(st.tuples(st.integers(0, 200), st.integers(0, 100), st.sampled_from([True, False, None])), max_size=6),
+)
+def test_no_text_is_lost_among_fields(places: list[tuple[int, int]], boxes: list[tuple[int, int, bool | None]]) -> None:
+    lines = [line(f"text {number}", x, y) for number, (x, y) in enumerate(places)]
+    fields = [
+        Field((x, y, x + 10.0, y + 10.0), "" if ticked is not None else "value", ticked) for x, y, ticked in boxes
+    ]
+    made = "\n".join(one.text for one in lines_with(lines, fields))
+    assert all(one.text in made for one in lines)
+    assert made.count("\u2612") + made.count("\u2610") == sum(one.ticked is not None for one in fields)
 
 
 # -- headings, margins, figures: what the pages are together ---------------------------------------------------------

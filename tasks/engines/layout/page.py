@@ -16,6 +16,7 @@ from tasks.engines.layout import prose
 from tasks.engines.layout.annotations import Annotations, annotations_of, placed
 from tasks.engines.layout.choice import Plan, Source, Way, plan
 from tasks.engines.layout.evidence import PageFacts, page_facts, script_of
+from tasks.engines.layout.fields import lines_with, words_with
 from tasks.engines.layout.figures import label, overlooked, worth_it
 from tasks.engines.layout.headings import stands_out, usual_size
 from tasks.engines.layout.links import Links
@@ -154,7 +155,8 @@ class PageReader:
             parts.append(Region(Kind.PICTURE, box))
         words = []
         if any(part.kind is Kind.TABLE for part in parts):
-            words = words_of(_raw_blocks(page)) if chosen.source is Source.LAYER else _words_of(straight)
+            layer = chosen.source is Source.LAYER
+            words = words_with(words_of(_raw_blocks(page)), self._hung.fields) if layer else _words_of(straight)
             words = Links(self._hung.links).words(words)
         height = median([line.box[3] - line.box[1] for line in straight]) if straight else 10.0
         parts = [tight(piece) for part in parts for piece in split(part, height)]
@@ -177,10 +179,10 @@ class PageReader:
             self._turn_page(page, 0)
         self._hung = placed(hung, page, turned_by)
         if self._hung.links:
-            return lines_of(_raw_blocks(page), Links(self._hung.links).cut)
-        if any(script_of(character) == "arabic" for line in lines for character in line.text[:40]):
+            lines = lines_of(_raw_blocks(page), Links(self._hung.links).cut)
+        elif any(script_of(character) == "arabic" for line in lines for character in line.text[:40]):
             lines = lines_of(_raw_blocks(page))
-        return lines
+        return lines_with(lines, self._hung.fields)
 
     def _by_ocr(self, page: Any, keep: Sequence[Line] = ()) -> tuple[list[Line], list[str]]:
         """Lines that OCR finds where there is no text that is kept."""
