@@ -8,6 +8,10 @@ from collections.abc import Callable, Iterator
 import pymupdf
 import pytest
 
+from tasks.engines.layout.laid import LaidPage, Piece, together
+from tasks.engines.layout.page import PageReader
+from tasks.engines.layout.regions import Kind, Region
+from tasks.engines.layout.textlines import Line, Run
 from tasks.engines.protocol import EngineName, EngineResult, Limits
 from tasks.engines.sandbox import Sandbox
 
@@ -194,6 +198,21 @@ def test_headings_are_as_deep_as_the_outline_says(convert: Convert) -> None:
     text = text_of(convert(made))
     levels = re.findall(r"^(#+) \**Part (\d)", text, re.MULTILINE)
     assert {part: len(mark) for mark, part in levels} == {"1": 2, "2": 3, "3": 2}
+
+
+def test_footnotes_are_footnotes_where_the_text_refers_to_them() -> None:
+    def line(text: str, y: float, mark: str = "") -> Line:
+        box = (72.0, y, 400.0, y + 10)
+        raised = (Run(mark, (390.0, y, 400.0, y + 5), 6, superscript=True),) if mark else ()
+        return Line((Run(text, box, 10), *raised), box)
+
+    parts = [
+        Region(Kind.TEXT, (72, 100, 400, 110), lines=(line("Some words.", 100, "1"),)),
+        Region(Kind.FOOTNOTE, (72, 700, 400, 734), lines=(line("1 A note <b>.", 700), line("2 Of nobody.", 712))),
+    ]
+    blocks = PageReader(None, 150, 1)._composed(parts, [], 10.0, (), rtl=False)
+    laid = LaidPage(pieces=[Piece(text=block.text) for block in blocks])
+    assert together([laid], [], (), marginalia=True) == ["Some words.[^1]\n\n[^1]: A note &lt;b>.\n\n2 Of nobody.\n\n"]
 
 
 def test_forms_say_what_was_filled_in(convert: Convert) -> None:

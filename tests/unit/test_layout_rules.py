@@ -15,10 +15,11 @@ from tasks.engines.layout.choice import MOST_DRAWINGS, MOST_FALLEN, Source, Way,
 from tasks.engines.layout.evidence import PageFacts, text_facts
 from tasks.engines.layout.fields import lines_with, words_with
 from tasks.engines.layout.figures import label, overlooked, worth_it
+from tasks.engines.layout.footnotes import notes_of, references, referring
 from tasks.engines.layout.headings import Entry, Heading, key, levels, stands_out, usual_size
 from tasks.engines.layout.laid import Figure, LaidPage, Piece, placeholder, together
 from tasks.engines.layout.margins import is_page_number
-from tasks.engines.layout.markup import escaped, escaped_start, safe_link, styled, web_target
+from tasks.engines.layout.markup import escaped, escaped_start, note_label, safe_link, styled, web_target
 from tasks.engines.layout.ocr import dpi_for, finer, sideways
 from tasks.engines.layout.prose import code, fenced, indents, joined, kept_lines, list_items, paragraph
 from tasks.engines.layout.reading_order import Box, listed, reading_order
@@ -324,6 +325,36 @@ def test_no_text_is_lost_among_fields(places: list[tuple[int, int]], boxes: list
     made = "\n".join(one.text for one in lines_with(lines, fields))
     assert all(one.text in made for one in lines)
     assert made.count("\u2612") + made.count("\u2610") == sum(one.ticked is not None for one in fields)
+
+
+def raised(text: str, mark: str, rest: str = "", y: float = 0.0) -> Line:
+    runs = [Run(text, BOX, 10), Run(mark, BOX, 6, superscript=True), Run(rest, BOX, 10)]
+    return Line(tuple(run for run in runs if run.text), (0.0, y, 100.0, y + 10))
+
+
+def test_footnotes_and_what_refers_to_them() -> None:
+    text = [raised("As was shown", "1", " before"), raised("twice", "2", "."), raised("E = mc", "2"), line("10", 0, 30)]
+    feet = [
+        raised("", "1", "One,", 100),
+        line("over two lines.", 0, 112),
+        line("2 Two.", 0, 124),
+        line("9 lives", 0, 136),
+    ]
+    found = notes_of(feet)
+    assert [(mark, "|".join(one.text for one in lines)) for mark, lines in found] == [
+        ("1", "One,|over two lines."),
+        ("2", "Two.|9 lives"),
+    ]
+    assert references(text) == {"1", "2"}
+    assert paragraph([referring(text[0], {"1"})]) == f"As was shown{note_label('1')} before"
+    assert paragraph([referring(text[1], {"1"})]) == "twice<sup>2</sup>."
+    assert [mark for mark, _ in notes_of([line("Source: somebody", 0, 0), line("a The first", 0, 12)])] == [None, "a"]
+
+
+def test_footnotes_of_one_number_on_several_pages_have_labels_of_their_own() -> None:
+    one = LaidPage(pieces=[Piece(text=f"Word{note_label('1')}."), Piece(text=f"{note_label('1')}: Note.")])
+    texts = together([one, one], [], (), marginalia=False)
+    assert texts == ["Word[^1].\n\n[^1]: Note.\n\n", "Word[^1-2].\n\n[^1-2]: Note.\n\n"]
 
 
 # -- headings, margins, figures: what the pages are together ---------------------------------------------------------

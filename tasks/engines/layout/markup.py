@@ -82,13 +82,22 @@ def link_text(text: str) -> str:
 
 def styled(runs: Sequence[Run], *, plain: bool = False) -> str:
     """Runs of one line, with links, and with marks of bold, italic and code where Markdown can have them."""
-    groups = [(target, list(group)) for target, group in groupby(runs, key=lambda run: run.link)]
+    keyed = groupby(runs, key=lambda run: (run.link, run.note))
+    groups = [(where, list(group)) for where, group in keyed]
     out = ""
-    for index, (target, group) in enumerate(groups):
+    for index, ((target, note), group) in enumerate(groups):
+        if note is not None:
+            out = out.rstrip() + note_label(note) + ("" if group[-1].text == group[-1].text.rstrip() else " ")
+            continue
         after = groups[index + 1][1][0].text if index + 1 < len(groups) else ""
         text = _in_styles(group, out, after, plain=plain, within=target is not None)
         out += text if target is None else linked(text, target)
     return out
+
+
+def note_label(mark: str) -> str:
+    """What stands for a footnote, in the text and before the note; the label is known when all pages are."""
+    return f"[^{NOTE}{mark}{NOTE}]"
 
 
 def _without_ends(text: str) -> str:

@@ -18,9 +18,10 @@ from tasks.engines.layout.choice import Plan, Source, Way, plan
 from tasks.engines.layout.evidence import PageFacts, page_facts, script_of
 from tasks.engines.layout.fields import lines_with, words_with
 from tasks.engines.layout.figures import label, overlooked, worth_it
+from tasks.engines.layout.footnotes import notes_of, references, referring
 from tasks.engines.layout.headings import stands_out, usual_size
 from tasks.engines.layout.links import Links
-from tasks.engines.layout.markup import escaped_start, link_text
+from tasks.engines.layout.markup import escaped_start, link_text, note_label
 from tasks.engines.layout.ocr import Reader, ReadLine
 from tasks.engines.layout.reading_order import Box, overlap, reading_order, union
 from tasks.engines.layout.regions import Kind, Region, filled, regions_of, split, tight
@@ -259,6 +260,7 @@ class PageReader:
             for part in parts
             if part.kind not in (Kind.HEADER, Kind.FOOTER)
         ]
+        body, notes = _with_footnotes(body)
         order = reading_order([part.box for part in body], gutter=0.3 * height, line=height, right_to_left=rtl)
         blocks: list[Block] = []
         ordered = [*heads, *(body[number] for number in order), *feet]
@@ -274,7 +276,10 @@ class PageReader:
                 continue
             if part.kind is Kind.PICTURE and part.box in shown:
                 blocks += _figures([part.box], label(_caption(part, body)))
-            blocks += _block(part, words, rtl=rtl)
+            if part.kind is Kind.FOOTNOTE and notes:
+                blocks += _footnotes(part, notes, rtl=rtl)
+            else:
+                blocks += _block(part, words, rtl=rtl)
             at += 1
         return blocks
 
@@ -319,6 +324,39 @@ def _block(part: Region, words: Sequence[Word], *, rtl: bool) -> list[Block]:
         return [Block(prose.code(part.lines))]
     text = prose.paragraph(part.lines, right_to_left=rtl)
     return [Block(escaped_start(text), edge=part.kind in (Kind.HEADER, Kind.FOOTER))] if text else []
+
+
+def _with_footnotes(parts: Sequence[Region]) -> tuple[list[Region], set[str]]:
+    """The parts, with references to the page's footnotes in their text; the marks of the footnotes that are referred to."""
+    feet = [part for part in parts if part.kind is Kind.FOOTNOTE]
+    text = [part for part in parts if part.kind not in (Kind.FOOTNOTE, Kind.TABLE, Kind.PICTURE, Kind.FORMULA)]
+    if not feet:
+        return list(parts), set()
+    marks = [mark for part in feet for mark, _ in notes_of(_top_down(part.lines)) if mark is not None]
+    known = {mark for mark in marks if marks.count(mark) == 1} & references(
+        line for part in text for line in part.lines
+    )
+    if not known:
+        return list(parts), set()
+    return [
+        replace(part, lines=tuple(referring(line, known) for line in part.lines)) if part in text else part
+        for part in parts
+    ], known
+
+
+def _footnotes(part: Region, known: Container[str], *, rtl: bool) -> list[Block]:
+    blocks = []
+    for mark, lines in notes_of(_top_down(part.lines)):
+        text = prose.paragraph(lines, right_to_left=rtl)
+        if mark is not None and mark in known:
+            blocks.append(Block(f"{note_label(mark)}: {text}" if text else note_label(mark)))
+        elif text or mark:
+            blocks.append(Block(escaped_start(f"{mark} {text}" if mark is not None else text)))
+    return blocks
+
+
+def _top_down(lines: Sequence[Line]) -> list[Line]:
+    return [line for row in prose.rows(lines) for line in row]
 
 
 def _figures(boxes: Sequence[Box], name: str = "Figure") -> list[Block]:

@@ -33,6 +33,8 @@ class Run:
     hidden: bool = False
     link: str | None = None
     """Where it leads."""
+    note: str | None = None
+    """The mark of the footnote that it refers to."""
 
 
 @dataclass(frozen=True, slots=True)
