@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from tasks.account import reconcile_run
 from tasks.corpus.failures import Category, UsageError
-from tasks.corpus.runs import RunSpec, load_manifest, resolve
+from tasks.corpus.runs import Identity, RunSpec, load_manifest, resolve
 from tasks.corpus.store import Store, open_store
 from tasks.engines.dolphin.settings import DolphinOptions
+from tasks.engines.layout.settings import LayoutOptions
 from tasks.engines.protocol import EngineName, Limits, Rendering
 from tasks.options import LauncherName, Options, runs_url
 from tasks.plan import Selection
@@ -44,7 +45,7 @@ def select(
         engine=EngineName(identity.engine),
         limits=Limits.model_validate(identity.limits),
         rendering=Rendering.model_validate(identity.rendering),
-        dolphin=DolphinOptions.model_validate(identity.engine_options) if identity.engine_options else None,
+        **_engine_options(identity),
         retries=retries,
         password_file=password_file,
         launcher=LauncherName(launcher),
@@ -70,6 +71,14 @@ def select(
         raise UsageError(f"run {spec.run_id} recorded no {what}{of}: {remedy}")
     replace = frozenset(chosen) if partial else frozenset()
     return options, Selection(run_id=spec.run_id, documents=chosen, replace=replace)
+
+
+def _engine_options(identity: Identity) -> dict[str, DolphinOptions | LayoutOptions]:
+    if identity.engine == EngineName.DOLPHIN.value:
+        return {"dolphin": DolphinOptions.model_validate(identity.engine_options)}
+    if identity.engine == EngineName.LAYOUT.value:
+        return {"layout": LayoutOptions.model_validate(identity.engine_options)}
+    return {}
 
 
 def _names(runs: Store, spec: RunSpec, keys: set[str]) -> dict[str, str]:

@@ -15,8 +15,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
-from pydantic import BaseModel, ConfigDict
-
 from tasks.corpus.failures import Category, ConversionError, Phase
 from tasks.engines import memory
 from tasks.engines.layout import threads as thread_bounds
@@ -27,6 +25,7 @@ from tasks.engines.layout.laid import Figure, LaidPage, Piece, placeholder, toge
 from tasks.engines.layout.markup import NOTE
 from tasks.engines.layout.ocr import Reader
 from tasks.engines.layout.reading_order import Box
+from tasks.engines.layout.settings import LayoutOptions
 from tasks.engines.layout.turning import turn
 from tasks.engines.markdown import clean
 from tasks.engines.protocol import Asset, EngineResult, Handover, Inspection, Limits, Page, Progress
@@ -39,21 +38,6 @@ ENGINE_VERSION: Final = "3"
 """Of this engine's own code: changed when the same libraries give another text, or a page's payload is another."""
 _LIBRARIES: Final = ("pymupdf", "pymupdf4llm", "pymupdf-layout", "rapidocr", "onnxruntime", "opencv-python-headless")
 _VISIBLE = re.compile(r"\S")
-
-
-class LayoutOptions(BaseModel):
-    """Settings of the layout engine. Identity of a run."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    ocr: bool = True
-    """RapidOCR on the pages whose text layer is missing, or not to be trusted."""
-    ocr_dpi: int = 150
-    """Resolution at which pages are first rendered for OCR; where the text is small, they are rendered again."""
-    figures: bool = True
-    """Images of the figures, beside the Markdown."""
-    marginalia: bool = False
-    """Keep running headers, footers and page numbers."""
 
 
 class LayoutEngine:
