@@ -368,6 +368,13 @@ def test_larger_headings_are_not_deeper(sizes: set[int]) -> None:
     assert all(1 <= level <= 6 for level in found)
 
 
+def test_a_cover_in_many_sizes_does_not_take_all_levels() -> None:
+    sizes = [60, 48, 40, 33, 28, 24, 18, *[14] * 9, *[12] * 20, *[11] * 9]
+    found = levels([Heading("", size) for size in sizes], [])
+    assert found == sorted(found)
+    assert len({found[-1], found[-15], found[8]}) == 3
+
+
 def test_levels_are_those_of_the_outline_and_of_their_size_where_it_is_silent() -> None:
     outline = [Entry("Report", 1), Entry("Introduction", 2), Entry("Aims", 3), Entry("Results", 2), Entry("Aims", 4)]
     headings = [

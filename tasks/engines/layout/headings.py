@@ -18,6 +18,8 @@ LARGER = 1.25
 _LONGEST = 100
 _MOST_LINES = 2
 _FEWEST_NAMED = 2
+_LARGEST = 200
+"""Points: letters of any larger size are of one, so that there are not thousands of sizes."""
 _MARKUP = re.compile(r"\[([^\[\]]*)\]\([^()\s]*\)")
 """A link: its text counts."""
 _NUMBER = re.compile(
@@ -68,13 +70,14 @@ def levels(headings: Sequence[Heading], outline: Sequence[Entry]) -> list[int]:
     Headings that the outline does not name are put among those of their size, or between those of the next ones. An outline
     that names fewer than two of the headings says nothing: the largest font is the first level, then.
     """
+    headings = [Heading(heading.text, min(heading.size, _LARGEST)) for heading in headings]
     named = _named([heading.text for heading in headings], outline)
     sizes: dict[int, Counter[int]] = {}
     for place, level in named.items():
         sizes.setdefault(headings[place].size, Counter())[level] += 1
     if len(named) < _FEWEST_NAMED:
-        ranked = sorted({heading.size for heading in headings}, reverse=True)
-        return [min(ranked.index(heading.size) + 1, DEEPEST) for heading in headings]
+        ranks = _ranks([heading.size for heading in headings])
+        return [ranks[heading.size] for heading in headings]
     usual = {size: min(counted, key=lambda level: (-counted[level], level)) for size, counted in sizes.items()}
     by_size = {heading.size: _between(heading.size, usual) for heading in headings}
     return [min(named.get(place, by_size[heading.size]), DEEPEST) for place, heading in enumerate(headings)]
@@ -110,6 +113,19 @@ def _named(texts: Sequence[str], outline: Sequence[Entry]) -> dict[int, int]:
             found[place] = outline[chosen].level
             last = max(last, chosen)
     return found
+
+
+def _ranks(sizes: Iterable[int]) -> dict[int, int]:
+    """Font sizes to levels, the largest first. With more sizes than levels, rare ones go with what is most like them."""
+    counted = Counter(sizes)
+    groups = [([size], counted[size]) for size in sorted(counted, reverse=True)]
+    while len(groups) > DEEPEST:
+        rarest = min(range(len(groups)), key=lambda at: (groups[at][1], at))
+        beside = [at for at in (rarest - 1, rarest + 1) if 0 <= at < len(groups)]
+        other = min(beside, key=lambda at: abs(groups[at][0][0] - groups[rarest][0][0]) / max(groups[at][0][0], 1))
+        first, last = min(rarest, other), max(rarest, other)
+        groups[first : last + 1] = [(groups[first][0] + groups[last][0], groups[first][1] + groups[last][1])]
+    return {size: level for level, (group, _) in enumerate(groups, 1) for size in group}
 
 
 def _between(size: int, usual: Mapping[int, int]) -> int:
