@@ -431,6 +431,14 @@ def test_running_headers_and_page_numbers_go_and_what_is_there_once_stays() -> N
     assert "Annual report 2025" in together(pages, [], (), marginalia=True)[2]
 
 
+def test_a_page_taken_from_a_longer_document_has_a_running_header_though_it_is_alone() -> None:
+    one = page(("A. Author et al.", True), ("Words.", False), ("A Journal, volume 3 **447**", True))
+    assert together([one], [], (), marginalia=False) == ["Words.\n\n"]
+    for foot in ("Page 1", "Printed in 2024", "Phone 555-1234", "12.50", "Made by us"):
+        letter = page(("Example & Sons, High Street", True), ("Dear reader,", False), (foot, True))
+        assert "Example & Sons" in together([letter], [], (), marginalia=False)[0]
+
+
 def test_a_heading_with_the_words_of_the_running_header_stays() -> None:
     first = LaidPage(pieces=[Piece(text="Results", size=20), Piece(text="Words.")])
     texts = together(

@@ -33,6 +33,9 @@ class Edge:
 def running(pages: Sequence[Sequence[Edge]]) -> list[list[bool]]:
     """Which pieces run through the pages.
 
+    On a page whose number is higher than that of all pages, which is one of a longer document, all that the model takes for a
+    header or footer does: the pages that have the same are not here.
+
     Args:
         pages: for each page what the model takes for a header or footer, and its first and last piece.
     """
@@ -43,11 +46,13 @@ def running(pages: Sequence[Sequence[Edge]]) -> list[list[bool]]:
         for name in {n for e, n in zip(page, names, strict=True) if e.seen}
     )
     steps = Counter(step for number, page in enumerate(pages) for step in {_step(edge, number) for edge in page})
+    taken = [any(edge.seen and _last_number(edge.text) > len(pages) for edge in page) for page in pages]
     return [
         [
             bool(name)
             and (
                 counted[name] >= _REPEATED
+                or (edge.seen and taken[number])
                 or (edge.seen and is_page_number(edge.text))
                 or ((step := _step(edge, number)) is not None and steps[step] >= _REPEATED)
             )
@@ -66,6 +71,15 @@ def key(text: str) -> str:
 def is_page_number(text: str) -> bool:
     """Whether it is the number of a page and nothing else."""
     return _PAGE_NUMBER.fullmatch(key(text)) is not None or _ROMAN.fullmatch(text.strip(" -–—.|*_")) is not None
+
+
+def _last_number(text: str) -> int:
+    """The page number at the beginning or the end of a header; 0 where there is none, or a year."""
+    plain = re.sub(r"[\s*_|\\]+", " ", text).strip()
+    for match in (re.search(r"(?<![\d.,/-])\d{1,4}$", plain), re.match(r"\d{1,4}(?=\s|$)", plain)):
+        if match is not None and not 1900 <= int(match[0]) <= 2100:
+            return int(match[0])
+    return 0
 
 
 def _step(edge: Edge, number: int) -> int | None:
