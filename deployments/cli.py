@@ -80,6 +80,13 @@ def convert(
     ] = False,
     steal: Annotated[bool, Parameter(help="Let idle workers take over documents of other partitions.")] = True,
     dry_run: Annotated[bool, Parameter(negative="", help="Only say what would be done.")] = False,
+    marginalia: Annotated[
+        bool | None,
+        Parameter(
+            help="Keep page headers, footers and numbers. Default: dolphin does; layout leaves out what runs through the pages."
+        ),
+    ] = None,
+    figures: Annotated[bool, Parameter(help="layout: publish images of the figures beside the Markdown.")] = True,
     page_markers: Annotated[bool, Parameter(help="Put a comment with the page number before each page.")] = True,
     front_matter: Annotated[bool, Parameter(help="Put YAML front matter before each document.")] = False,
     launcher: Annotated[
@@ -110,7 +117,6 @@ def convert(
     stop_loops: Annotated[
         bool, Parameter(group=DOLPHIN, help="Stop and cut a text in which the model repeats itself without end.")
     ] = True,
-    marginalia: Annotated[bool, Parameter(group=DOLPHIN, help="Keep page headers, footers and numbers.")] = True,
     json_output: Annotated[
         bool, Parameter(group=DOLPHIN, negative="", help="Publish labels, boxes and texts as JSON beside the Markdown.")
     ] = False,
@@ -180,6 +186,7 @@ def convert(
         "markdown": markdown,
         "stop_loops": stop_loops,
         "marginalia": marginalia,
+        "figures": figures,
         "json_output": json_output,
         "budget": budget,
         "budget_target": budget_target,

@@ -38,7 +38,8 @@ def convert_corpus(
     images: Literal["strict", "fast"] = "strict",
     markdown: Literal["clean", "upstream"] = "clean",
     stop_loops: bool = True,
-    marginalia: bool = True,
+    marginalia: bool | None = None,
+    figures: bool = True,
     json_output: bool = False,
     budget: float | None = None,
     budget_target: float | None = None,
@@ -75,7 +76,7 @@ def convert_corpus(
         steal: Let idle workers take over unclaimed documents of other partitions.
         dry_run: Only say what would be done.
         page_markers: Put a comment with the page number before each page.
-        front_matter: Put YAML front matter (source, sha256, pages, engine, versions) before each document.
+        front_matter: Put YAML front matter (source, sha256, pages, engine, versions, attachments) before each document.
         launcher: Where workers run: local (processes beside the parent) or work-pool (runs of the deployment convert-partition).
         task_run_limit: Above so many documents, one task run stands for a batch of documents instead of one.
         model: dolphin: a Hugging Face id, a folder, or s3://bucket/prefix with the weights.
@@ -86,7 +87,8 @@ def convert_corpus(
         images: dolphin: strict (byte for byte as upstream) or fast (one pass; changes pixels, and now and then a text).
         markdown: dolphin: clean, or upstream (byte for byte, defects included).
         stop_loops: dolphin: stop and cut a text in which the model repeats itself without end.
-        marginalia: dolphin: keep page headers, footers and numbers.
+        marginalia: Keep page headers, footers and numbers. Default: dolphin does; layout leaves out what runs through the pages.
+        figures: layout: publish images of the figures beside the Markdown.
         json_output: dolphin: publish the structured result (labels, boxes, texts) beside the Markdown.
         budget: USD that the run never exceeds: no more documents are begun before that, and running again goes on.
         budget_target: USD past which the run warns.
@@ -133,6 +135,7 @@ def convert_corpus(
         markdown=markdown,
         stop_loops=stop_loops,
         marginalia=marginalia,
+        figures=figures,
         json_output=json_output,
         budget=budget,
         budget_target=budget_target,

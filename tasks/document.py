@@ -375,6 +375,7 @@ class DocumentConverter:
             pages=len(pages),
             engine=self._life.engine,
             versions=self._versions(),
+            attached=result.attached,
         )
         if result.whole is not None:
             text = assemble_whole(_linked(result.whole, links), self._rendering, origin)

@@ -14,6 +14,7 @@ from tasks.corpus.names import RUNS
 from tasks.corpus.paths import check_run_id
 from tasks.corpus.runs import Identity
 from tasks.engines.dolphin.settings import DolphinOptions, MarkdownMode
+from tasks.engines.layout.settings import LayoutOptions
 from tasks.engines.protocol import EngineName, Limits, Rendering
 from tasks.fleet.budget import Terms, parse_duration, parse_usd
 
@@ -68,6 +69,8 @@ class Options(BaseModel):
     launcher: LauncherName = LauncherName.LOCAL
     dolphin: DolphinOptions | None = None
     """Of the dolphin engine only."""
+    layout: LayoutOptions | None = None
+    """Of the layout engine only; None: its defaults."""
     slots: int | None = Field(None, ge=1, le=4096)
     """Sequences that the dolphin engine reads at a time."""
     task_run_limit: int = Field(10_000, ge=0)
@@ -132,6 +135,13 @@ class Options(BaseModel):
         return runs_url(self.output, self.runs)
 
     @property
+    def _engine_options(self) -> dict[str, Any]:
+        if self.dolphin is not None:
+            return self.dolphin.model_dump(mode="json")
+        # Runs from before the layout engine had options are of its defaults.
+        return self.layout.model_dump(mode="json", exclude_defaults=True) if self.layout is not None else {}
+
+    @property
     def identity(self) -> Identity:
         """What a resumed run has to have in common with this call."""
         return Identity(
@@ -140,7 +150,7 @@ class Options(BaseModel):
             engine=self.engine.value,
             limits=self.limits.model_dump(),
             rendering=self.rendering.model_dump(),
-            engine_options=self.dolphin.model_dump(mode="json") if self.dolphin is not None else {},
+            engine_options=self._engine_options,
             limit=self.limit,
         )
 
@@ -149,12 +159,16 @@ def options_of(**parameters: Any) -> Options:
     """The options that the parameters of the flow (or of the command line) mean. Raises UsageError naming the bad one."""
     limits = {name: parameters.pop(name) for name in list(parameters) if name in Limits.model_fields}
     rendering = {name: parameters.pop(name) for name in list(parameters) if name in Rendering.model_fields}
+    marginalia, figures = parameters.pop("marginalia", None), parameters.pop("figures", True)
     dolphin = {name: parameters.pop(name) for name in list(parameters) if name in DolphinOptions.model_fields}
+    if parameters.get("engine", EngineName.LAYOUT) == EngineName.DOLPHIN and marginalia is not None:
+        dolphin["marginalia"] = marginalia
     terms = {name: parameters.pop(name, None) for name in ("budget", "budget_target", "deadline", "max_price")}
     if parameters.get("run_id") is not None:
         check_run_id(parameters["run_id"])
     try:
         parameters["dolphin"] = _dolphin(parameters.get("engine"), dolphin, parameters.get("slots"))
+        parameters["layout"] = _layout(parameters.get("engine", EngineName.LAYOUT), marginalia, figures)
         parameters["terms"] = terms_of(terms, parameters.get("on_demand"))
         options = Options(limits=Limits(**limits), rendering=Rendering(**rendering), **parameters)
     except ValidationError as error:
@@ -184,6 +198,18 @@ def terms_of(given: dict[str, Any], on_demand: str | None = None) -> Terms:
     if on_demand is not None and parsed["deadline"] is None:
         raise UsageError("--on-demand goes with --deadline: it is for a deadline that Spot machines would miss")
     return Terms(**parsed, on_demand=on_demand is not None)
+
+
+def _layout(engine: object, marginalia: bool | None, figures: bool) -> LayoutOptions | None:
+    """The engine's own options. Raises UsageError where they are given for another engine, ValidationError."""
+    if engine == EngineName.LAYOUT:
+        kept = {} if marginalia is None else {"marginalia": marginalia}
+        return LayoutOptions(figures=figures, **kept)
+    if not figures:
+        raise UsageError("--no-figures goes with --engine layout only")
+    if marginalia is not None and engine != EngineName.DOLPHIN:
+        raise UsageError("--marginalia goes with --engine layout and dolphin only")
+    return None
 
 
 def _dolphin(engine: object, given: dict[str, Any], slots: int | None) -> DolphinOptions | None:

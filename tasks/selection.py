@@ -13,6 +13,7 @@ from tasks.corpus.outputs import existing_outputs
 from tasks.corpus.runs import Identity, RunSpec, load_manifest, read_run, resolve, starts
 from tasks.corpus.store import Store, open_store
 from tasks.engines.dolphin.settings import DolphinOptions
+from tasks.engines.layout.settings import LayoutOptions
 from tasks.engines.protocol import EngineName, Limits, Rendering
 from tasks.options import LauncherName, Options, runs_url, terms_of
 from tasks.plan import Selection
@@ -156,7 +157,7 @@ def _options_of(identity: Identity, **more: Any) -> Options:
             engine=EngineName(identity.engine),
             limits=Limits.model_validate(identity.limits),
             rendering=Rendering.model_validate(identity.rendering),
-            dolphin=DolphinOptions.model_validate(identity.engine_options) if identity.engine_options else None,
+            **_engine_options(identity),
             # A retry is meant to fail again here and there: its state says so without being Failed.
             max_failure_rate=1.0,
             terms=terms_of(terms),
@@ -220,6 +221,14 @@ def _remedy(spec: RunSpec) -> str:
     if spec.retry_of is not None:
         return f"it tried only documents of run {spec.retry_of} again, so name that run for its others"
     return "there is nothing to convert again"
+
+
+def _engine_options(identity: Identity) -> dict[str, DolphinOptions | LayoutOptions]:
+    if identity.engine == EngineName.DOLPHIN.value:
+        return {"dolphin": DolphinOptions.model_validate(identity.engine_options)}
+    if identity.engine == EngineName.LAYOUT.value:
+        return {"layout": LayoutOptions.model_validate(identity.engine_options)}
+    return {}
 
 
 def _names(runs: Store, spec: RunSpec, keys: set[str]) -> dict[str, str]:

@@ -66,7 +66,8 @@ def load(name: str, threads: int, options: dict[str, Any], scratch: Path) -> Eng
 
         return DummyEngine(DummyOptions.model_validate(options), scratch)
     if name == "layout":
-        from tasks.engines.layout.engine import LayoutEngine, LayoutOptions
+        from tasks.engines.layout.engine import LayoutEngine
+        from tasks.engines.layout.settings import LayoutOptions
 
         return LayoutEngine(LayoutOptions.model_validate(options), threads)
     if name == "dolphin":

@@ -26,6 +26,8 @@ class Origin(BaseModel):
     pages: int
     engine: str
     versions: Mapping[str, str] = {}
+    attached: Sequence[str] = ()
+    """Names of the files that are attached to the PDF."""
 
 
 def clean(text: str) -> str:
@@ -89,6 +91,9 @@ def _front_matter(origin: Origin) -> str:
     if origin.versions:
         lines.append("versions:")
         lines += [f"  {_scalar(name)}: {_scalar(version)}" for name, version in sorted(origin.versions.items())]
+    if origin.attached:
+        lines.append("attachments:")
+        lines += [f"  - {_scalar(name)}" for name in origin.attached]
     return "\n".join([*lines, "---"])
 
 

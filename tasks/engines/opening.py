@@ -21,6 +21,11 @@ HEADER_WITHIN = 1024
 DAMAGE = (RuntimeError, ValueError, mupdf.FzErrorBase)
 """What PyMuPDF raises on broken files: FileDataError is a RuntimeError, MuPDF's own errors are FzErrorBase."""
 
+MOST_ATTACHED = 1_000
+"""Names of embedded files that are listed."""
+_MOST_NODES = 10_000
+_LONGEST_NAME = 255
+
 _Document: Any = pymupdf.Document
 
 
@@ -102,12 +107,45 @@ def _has_page_tree(document: Document) -> bool:
         return False
 
 
-def attachments(document: Document) -> int:
-    """How many files are embedded in a document; 0 where its list of them is broken."""
+def attachments(document: Document) -> list[str]:
+    """The names of the files that are embedded in a document, in its own order; none where its list of them is broken.
+
+    Lists that lead in a circle, or are absurdly long, end.
+    """
+    found: list[str] = []
     try:
-        return int(document.embfile_count())
+        pdf = mupdf.pdf_document_from_fz_document(document.this)
+        root = mupdf.pdf_dict_gets(mupdf.pdf_trailer(pdf), "Root")
+        waiting = [mupdf.pdf_dict_gets(mupdf.pdf_dict_gets(root, "Names"), "EmbeddedFiles")]
     except DAMAGE:
-        return 0
+        return []
+    seen: set[int] = set()
+    while waiting and len(seen) < _MOST_NODES and len(found) < MOST_ATTACHED:
+        node = waiting.pop()
+        try:
+            number = mupdf.pdf_to_num(node)
+            if number and number in seen:
+                continue
+            seen.add(number or -len(seen) - 1)
+            names, kids = mupdf.pdf_dict_gets(node, "Names"), mupdf.pdf_dict_gets(node, "Kids")
+            for index in range(0, min(mupdf.pdf_array_len(names), 2 * MOST_ATTACHED) - 1, 2):
+                key = mupdf.pdf_to_text_string(mupdf.pdf_array_get(names, index))
+                found.append(file_name(mupdf.pdf_array_get(names, index + 1)) or clean(key))
+            few = min(mupdf.pdf_array_len(kids), _MOST_NODES - len(waiting))
+            waiting += reversed([mupdf.pdf_array_get(kids, index) for index in range(few)])
+        except DAMAGE:
+            continue
+    return found[:MOST_ATTACHED]
+
+
+def file_name(specification: Any) -> str:
+    """What a file specification says the file is called: one line, cut where it is absurdly long. Raises DAMAGE."""
+    for key in ("UF", "F"):
+        if name := mupdf.pdf_to_text_string(mupdf.pdf_dict_gets(specification, key)):
+            break
+    else:
+        name = mupdf.pdf_to_text_string(specification) if mupdf.pdf_is_string(specification) else ""
+    return " ".join(clean(name).split())[:_LONGEST_NAME]
 
 
 def _authenticate(document: Document, passwords: list[str]) -> None:

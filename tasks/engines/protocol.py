@@ -56,7 +56,9 @@ class Rendering(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     page_markers: bool = Field(False, description="A comment `<!-- page N -->` before each page.")
-    front_matter: bool = Field(False, description="YAML front matter: source key, sha256, pages, engine and versions.")
+    front_matter: bool = Field(
+        False, description="YAML front matter: source key, sha256, pages, engine and versions, names of attached files."
+    )
 
 
 class Page(BaseModel):
@@ -86,6 +88,8 @@ class EngineResult(BaseModel):
 
     pages: list[Page]
     assets: list[Asset] = []
+    attached: list[str] = []
+    """Names of the files that are attached to the document."""
     warnings: list[str] = []
     whole: str | None = None
     """The document's Markdown, where it is not the pages' one after the other; page markers do not apply to it."""

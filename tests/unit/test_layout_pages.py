@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 
 import pymupdf
 import pytest
 
+from tasks.engines.layout.laid import LaidPage, Piece, together
+from tasks.engines.layout.page import PageReader
+from tasks.engines.layout.regions import Kind, Region
+from tasks.engines.layout.textlines import Line, Run
 from tasks.engines.protocol import EngineName, EngineResult, Limits
 from tasks.engines.sandbox import Sandbox
 from tasks.engines.trust import Part
@@ -133,6 +138,117 @@ def test_a_page_too_large_to_render_gives_its_text_layer(convert: Convert) -> No
     assert "Words on a huge page" in text_of(result)
     assert [page.way for page in result.pages] == ["text"]
     assert "too large to render" in result.warnings[0]
+
+
+def test_links_to_the_web_are_links_and_others_are_their_text(convert: Convert) -> None:
+    made = page_of()
+    page = made[0]
+    for words, target in (("Sentence 2", "https://example.org/a_(b)"), ("Sentence 3", "javascript:alert(1)")):
+        page.insert_link({"kind": pymupdf.LINK_URI, "from": page.search_for(words)[0], "uri": target})
+    page.insert_link({"kind": pymupdf.LINK_GOTO, "from": page.search_for("Sentence 4")[0], "page": 0})
+    text = text_of(convert(made))
+    assert "[Sentence 2](https://example.org/a_%28b%29) of this page" in text
+    assert "Sentence 3 of this page" in text
+    assert text.count("](") == 1
+
+
+def test_links_on_a_turned_page_and_in_a_table(convert: Convert) -> None:
+    made = pymupdf.open()
+    page = made.new_page()
+    for y in range(6):
+        for x in range(3):
+            box = pymupdf.Rect(72 + 130 * x, 110 + 22 * y, 72 + 130 * (x + 1), 110 + 22 * (y + 1))
+            page.draw_rect(box)
+            page.insert_text((box.x0 + 6, box.y0 + 15), f"Cell {y}{x}")
+    page.insert_link({"kind": pymupdf.LINK_URI, "from": page.search_for("Cell 31")[0], "uri": "https://example.org"})
+    turned = page_of(turn=90)
+    turned[0].insert_link(
+        {"kind": pymupdf.LINK_URI, "from": turned[0].search_for("Sentence 4")[0], "uri": "https://example.org/4"}
+    )
+    made.insert_pdf(turned)
+    text = text_of(convert(made))
+    assert "|Cell 30|[Cell 31](https://example.org)|Cell 32|" in text
+    assert "[Sentence 4](https://example.org/4) of this page" in text
+
+
+def test_figures_come_with_their_captions_and_icons_do_not(convert: Convert) -> None:
+    made = page_of()
+    pixmap = pymupdf.Pixmap(pymupdf.csRGB, 64, 48, bytes(range(256)) * 36, False)
+    made[0].insert_image((90, 300, 410, 540), pixmap=pixmap)
+    made[0].insert_text((90, 560), "Figure 7. What a made picture looks like.", fontsize=9)
+    made[0].insert_image((600, 20, 616, 32), pixmap=pixmap)
+    made[0].insert_image((90, 640, 500, 641), pixmap=pixmap, keep_proportion=False)
+    result = convert(made)
+    (asset,) = result.assets
+    assert asset.extension == "png"
+    image = pymupdf.Pixmap(asset.path.read_bytes())
+    assert (image.width, image.height) == pytest.approx((320 * 150 / 72, 240 * 150 / 72), abs=6)
+    text = text_of(result)
+    assert text.count(asset.placeholder) == 1
+    assert re.search(r"!\[Figure( 7)?\]\(\x1f[^)]*\x1f\)\s+Figure 7\. What a made", text)
+
+
+def test_headings_are_as_deep_as_the_outline_says(convert: Convert) -> None:
+    made = pymupdf.open()
+    for number in range(1, 4):
+        page = made.new_page()
+        page.insert_text((72, 90), f"Part {number} of the book", fontsize=22)
+        for line in range(8):
+            page.insert_text((72, 140 + 16 * line), f"Sentence {line} of part {number} has words in it.")
+    made.set_toc([[1, "The book", 1], [2, "Part 1 of the book", 1], [3, "Part 2 of the book", 2]])
+    text = text_of(convert(made))
+    levels = re.findall(r"^(#+) \**Part (\d)", text, re.MULTILINE)
+    assert {part: len(mark) for mark, part in levels} == {"1": 2, "2": 3, "3": 2}
+
+
+def test_footnotes_are_footnotes_where_the_text_refers_to_them() -> None:
+    def line(text: str, y: float, mark: str = "") -> Line:
+        box = (72.0, y, 400.0, y + 10)
+        raised = (Run(mark, (390.0, y, 400.0, y + 5), 6, superscript=True),) if mark else ()
+        return Line((Run(text, box, 10), *raised), box)
+
+    parts = [
+        Region(Kind.TEXT, (72, 100, 400, 110), lines=(line("Some words.", 100, "1"),)),
+        Region(Kind.FOOTNOTE, (72, 700, 400, 734), lines=(line("1 A note <b>.", 700), line("2 Of nobody.", 712))),
+    ]
+    blocks = PageReader(None, 150, 1)._composed(parts, [], 10.0, (), rtl=False)
+    laid = LaidPage(pieces=[Piece(text=block.text) for block in blocks])
+    assert together([laid], [], (), marginalia=True) == ["Some words.[^1]\n\n[^1]: A note &lt;b>.\n\n2 Of nobody.\n\n"]
+
+
+def test_forms_say_what_was_filled_in(convert: Convert) -> None:
+    made = pymupdf.open()
+    page = made.new_page()
+    for number, (label, kind, value) in enumerate(
+        [
+            ("I have read it", pymupdf.PDF_WIDGET_TYPE_CHECKBOX, True),
+            ("Send me letters", pymupdf.PDF_WIDGET_TYPE_CHECKBOX, False),
+            ("Name", pymupdf.PDF_WIDGET_TYPE_TEXT, "Ada Example"),
+        ]
+    ):
+        y = 100 + 40 * number
+        widget = pymupdf.Widget()
+        widget.field_name, widget.field_type, widget.field_value = f"field{number}", kind, value
+        ticks = kind == pymupdf.PDF_WIDGET_TYPE_CHECKBOX
+        widget.rect = pymupdf.Rect(72, y, 84, y + 12) if ticks else pymupdf.Rect(150, y, 300, y + 14)
+        page.add_widget(widget)
+        page.insert_text((92 if ticks else 72, y + 10), label, fontsize=11)
+    for widget in page.widgets():
+        if widget.field_type == pymupdf.PDF_WIDGET_TYPE_TEXT:
+            made.xref_set_key(widget.xref, "AP", "null")
+    text = text_of(convert(made))
+    assert re.search(r"\u2612(?: |\||</td><td>)I have read it", text)
+    assert re.search(r"\u2610(?: |\||</td><td>)Send me letters", text)
+    assert text.count("Ada Example") == 1
+
+
+def test_attached_files_are_named(convert: Convert) -> None:
+    made = page_of()
+    made.embfile_add("a", b"x", filename='"><script>')
+    made[0].add_file_annot((300, 500), b"z", "notes.txt")
+    result = convert(made)
+    assert result.attached == ['"><script>', "notes.txt"]
+    assert result.warnings == ["2 attached file(s) not converted"]
 
 
 @pytest.mark.slow

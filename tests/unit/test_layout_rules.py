@@ -10,12 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.corpus.failures import Category
+from tasks.engines.layout.annotations import Field
 from tasks.engines.layout.choice import MOST_DRAWINGS, MOST_FALLEN, Source, Way, after, plan
 from tasks.engines.layout.evidence import PageFacts, text_facts
-from tasks.engines.layout.headings import marks, stands_out, usual_size
-from tasks.engines.layout.markup import escaped, escaped_start, safe_link, styled
+from tasks.engines.layout.fields import lines_with, words_with
+from tasks.engines.layout.figures import label, overlooked, worth_it
+from tasks.engines.layout.footnotes import notes_of, references, referring
+from tasks.engines.layout.headings import Entry, Heading, key, levels, stands_out, usual_size
+from tasks.engines.layout.laid import Figure, LaidPage, Piece, placeholder, together
+from tasks.engines.layout.margins import is_page_number
+from tasks.engines.layout.markup import escaped, escaped_start, note_label, safe_link, styled, web_target
 from tasks.engines.layout.ocr import dpi_for, finer, sideways
-from tasks.engines.layout.prose import code, fenced, indents, joined, list_items, paragraph
+from tasks.engines.layout.prose import code, fenced, indents, joined, kept_lines, list_items, paragraph
 from tasks.engines.layout.reading_order import Box, listed, reading_order
 from tasks.engines.layout.regions import Kind, Region, filled, split
 from tasks.engines.layout.tables import Grid, Place, table
@@ -200,6 +206,58 @@ def test_other_links_than_to_the_web_and_to_mailboxes_are_none(target: str) -> N
     assert safe_link("mailto:a@example.org")
 
 
+@pytest.mark.parametrize(
+    ("target", "made"),
+    [
+        (" https://example.org/a_(b)?x=1&y=<2>#z ", "https://example.org/a_%28b%29?x=1&y=%3C2%3E#z"),
+        ("http://example.org/a b|c", "http://example.org/a%20b%7Cc"),
+        ("https://example.org/?a&copy;b", "https://example.org/?a&amp;copy;b"),
+        ("HTTPS://EXAMPLE.ORG/ü", "HTTPS://EXAMPLE.ORG/%C3%BC"),
+        ("mailto:a@example.org", "mailto:a@example.org"),
+        ('https://example.org/"><script>', "https://example.org/%22%3E%3Cscript%3E"),
+        ("javascript:alert(1)//https://", None),
+        ("java\nscript:alert(1)", None),
+        ("file:///etc/passwd", None),
+        ("https://" + "a" * 3000, None),
+    ],
+)
+def test_targets_end_where_the_link_ends(target: str, made: str | None) -> None:
+    assert web_target(target) == made
+
+
+BOX = (0.0, 0.0, 1.0, 1.0)
+
+
+def test_links_are_around_their_words() -> None:
+    to = "https://example.org"
+    runs = [
+        Run("see ", BOX, 9),
+        Run("the [old] ", BOX, 9, link=to),
+        Run("page", BOX, 9, bold=True, link=to),
+        Run(".", BOX, 9),
+    ]
+    assert styled(runs) == f"see [the \\[old\\] **page**]({to})."
+    assert styled([Run("a", BOX, 9, link=to), Run("b", BOX, 9, link=f"{to}/2")]) == f"[a]({to})[b]({to}/2)"
+    assert styled([Run("  ", BOX, 9, link=to), Run("x", BOX, 9)]) == "  x"
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ("[click", "](javascript:alert(1))"),
+        ("[click", "]: javascript:alert(1)"),
+        ("[cli", "c[k]", "](javascript:x)"),
+        ("[click", "]", "(javascript:x)"),
+    ],
+)
+def test_no_link_is_made_of_several_runs_or_rows(texts: tuple[str, ...]) -> None:
+    for bold in (False, True):
+        out = styled([Run(text, BOX, 9, bold=bold and number % 2 == 0) for number, text in enumerate(texts)])
+        assert not re.search(r"(?<!\\)\[[^\n]*(?<!\\)\][(:]", out)
+    rows = kept_lines([line(text, 0, 12 * number) for number, text in enumerate(texts)])
+    assert not re.search(r"(?<!\\)\[.*(?<!\\)\][(:]", rows, re.DOTALL)
+
+
 def test_styles_are_marked_where_markdown_can_have_them() -> None:
     box = (0.0, 0.0, 1.0, 1.0)
     runs = [
@@ -229,11 +287,208 @@ def test_lists_code_and_depths() -> None:
     assert indents([0, 20, 21, 40, 0, 20]) == [0, 1, 1, 2, 0, 1]
 
 
+def test_ticks_stand_before_their_labels_and_values_that_nothing_paints_are_there() -> None:
+    lines = [
+        line("4", 1, 1, 8),
+        line("Yes", 14, 0),
+        line("4", 51, 1, 8),
+        line("No", 64, 0),
+        line("Name", 0, 40),
+        line("Ann", 50, 60),
+    ]
+    fields = [
+        Field((0.0, 0.0, 10.0, 10.0), ticked=True),
+        Field((50.0, 0.0, 60.0, 10.0), ticked=False),
+        Field((30.0, 40.0, 200.0, 52.0), "Bob\nBrown"),
+        Field((30.0, 60.0, 200.0, 72.0), "Ann"),
+        Field((500.0, 500.0, 510.0, 510.0), ticked=True),
+    ]
+    texts = [one.text for one in lines_with(lines, fields)]
+    assert texts == ["\u2612 Yes", "\u2610 No", "Name", "Ann", "Bob", "Brown", "\u2612"]
+    given = [Word(one.text, one.box, (0, number)) for number, one in enumerate(lines)]
+    found = [(word.text, word.line) for word in words_with(given, fields)]
+    assert found[:4] == [("\u2612", (0, 1)), ("Yes", (0, 1)), ("\u2610", (0, 3)), ("No", (0, 3))]
+    assert [text for text, _ in found[4:]] == ["Name", "Ann", "Bob", "Brown", "\u2612"]
+    assert lines_with([line("Agree", 0, 0)], [Field((30.0, 0.0, 40.0, 10.0), ticked=True)])[0].text == "Agree \u2612"
+    assert list_items([line("\u2610 one", 0, 0), line("\u2612 two", 0, 12)]) == ["- \u2610 one", "- \u2612 two"]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 200), st.integers(0, 100)), max_size=12),
+    st.lists(st.tuples(st.integers(0, 200), st.integers(0, 100), st.sampled_from([True, False, None])), max_size=6),
+)
+def test_no_text_is_lost_among_fields(places: list[tuple[int, int]], boxes: list[tuple[int, int, bool | None]]) -> None:
+    lines = [line(f"text {number}", x, y) for number, (x, y) in enumerate(places)]
+    fields = [
+        Field((x, y, x + 10.0, y + 10.0), "" if ticked is not None else "value", ticked) for x, y, ticked in boxes
+    ]
+    made = "\n".join(one.text for one in lines_with(lines, fields))
+    assert all(one.text in made for one in lines)
+    assert made.count("\u2612") + made.count("\u2610") == sum(one.ticked is not None for one in fields)
+
+
+def raised(text: str, mark: str, rest: str = "", y: float = 0.0) -> Line:
+    runs = [Run(text, BOX, 10), Run(mark, BOX, 6, superscript=True), Run(rest, BOX, 10)]
+    return Line(tuple(run for run in runs if run.text), (0.0, y, 100.0, y + 10))
+
+
+def test_footnotes_and_what_refers_to_them() -> None:
+    text = [raised("As was shown", "1", " before"), raised("twice", "2", "."), raised("E = mc", "2"), line("10", 0, 30)]
+    feet = [
+        raised("", "1", "One,", 100),
+        line("over two lines.", 0, 112),
+        line("2 Two.", 0, 124),
+        line("9 lives", 0, 136),
+    ]
+    found = notes_of(feet)
+    assert [(mark, "|".join(one.text for one in lines)) for mark, lines in found] == [
+        ("1", "One,|over two lines."),
+        ("2", "Two.|9 lives"),
+    ]
+    assert references(text) == {"1", "2"}
+    assert paragraph([referring(text[0], {"1"})]) == f"As was shown{note_label('1')} before"
+    assert paragraph([referring(text[1], {"1"})]) == "twice<sup>2</sup>."
+    assert [mark for mark, _ in notes_of([line("Source: somebody", 0, 0), line("a The first", 0, 12)])] == [None, "a"]
+
+
+def test_footnotes_of_one_number_on_several_pages_have_labels_of_their_own() -> None:
+    one = LaidPage(pieces=[Piece(text=f"Word{note_label('1')}."), Piece(text=f"{note_label('1')}: Note.")])
+    texts = together([one, one], [], (), marginalia=False)
+    assert texts == ["Word[^1].\n\n[^1]: Note.\n\n", "Word[^1-2].\n\n[^1-2]: Note.\n\n"]
+
+
+# -- headings, margins, figures: what the pages are together ---------------------------------------------------------
+
+
 @given(st.sets(st.integers(1, 99)))
 def test_larger_headings_are_not_deeper(sizes: set[int]) -> None:
-    found = marks(sizes)
-    assert all(set(mark) == {"#"} and len(mark) <= 6 for mark in found.values())
-    assert all(len(found[a]) <= len(found[b]) for a in sizes for b in sizes if a >= b)
+    ranked = sorted(sizes, reverse=True)
+    found = levels([Heading("", size) for size in ranked], [])
+    assert found == sorted(found)
+    assert all(1 <= level <= 6 for level in found)
+
+
+def test_a_cover_in_many_sizes_does_not_take_all_levels() -> None:
+    sizes = [60, 48, 40, 33, 28, 24, 18, *[14] * 9, *[12] * 20, *[11] * 9]
+    found = levels([Heading("", size) for size in sizes], [])
+    assert found == sorted(found)
+    assert len({found[-1], found[-15], found[8]}) == 3
+
+
+def test_levels_are_those_of_the_outline_and_of_their_size_where_it_is_silent() -> None:
+    outline = [Entry("Report", 1), Entry("Introduction", 2), Entry("Aims", 3), Entry("Results", 2), Entry("Aims", 4)]
+    headings = [
+        Heading("**Report**", 24),
+        Heading("1 Introduction", 14),
+        Heading("1.1 [Aims](https://example.org)", 12),
+        Heading("2. Results", 14),
+        Heading("Aims", 12),
+        Heading("Not in the outline", 14),
+        Heading("Smaller than any", 8),
+        Heading("Between the two", 18),
+    ]
+    assert levels(headings, outline) == [1, 2, 3, 2, 4, 2, 4, 2]
+    assert levels(headings[:1], outline) == [1]
+    assert levels([Heading("x", 10), Heading("y", 20)], [Entry("Report", 1), Entry("Aims", 2)]) == [2, 1]
+    assert levels([Heading("a", 9), Heading("b", 9)], [Entry("a", 40), Entry("b", 1000)]) == [6, 6]
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("abcde"), st.integers(1, 30)), max_size=20),
+    st.lists(st.tuples(st.sampled_from("abcdefg"), st.integers(1, 12)), max_size=20),
+)
+def test_every_heading_has_a_level(headings: list[tuple[str, int]], outline: list[tuple[str, int]]) -> None:
+    found = levels([Heading(*one) for one in headings], [Entry(*one) for one in outline])
+    assert len(found) == len(headings)
+    assert all(1 <= level <= 6 for level in found)
+
+
+def test_two_spellings_of_a_heading_are_one() -> None:
+    assert (
+        key("1.2  Results &amp; *more*") == key("Results & more") == key("Chapter 3: Results & More".replace(":", "."))
+    )
+    assert key("2024") == "2024"
+
+
+def page(*pieces: tuple[str, bool]) -> LaidPage:
+    return LaidPage(pieces=[Piece(text=text, edge=edge) for text, edge in pieces])
+
+
+def test_running_headers_and_page_numbers_go_and_what_is_there_once_stays() -> None:
+    pages = [
+        page(("Annual report 2024", True), ("First.", False), ("Printed on paper", True), ("1", False)),
+        page(("Annual report 2024", False), ("Second.", False), ("2", False)),
+        page(("**Annual report 2025**", True), ("Annual report 2024", False), ("Third.", False), ("iii", True)),
+        page(("100", False), ("Fourth.", False), ("5", False)),
+    ]
+    texts = together(pages, [], (), marginalia=False)
+    assert texts == [
+        "First.\n\nPrinted on paper\n\n",
+        "Second.\n\n",
+        "Annual report 2024\n\nThird.\n\n",
+        "100\n\nFourth.\n\n5\n\n",
+    ]
+    assert "Annual report 2025" in together(pages, [], (), marginalia=True)[2]
+
+
+def test_a_page_taken_from_a_longer_document_has_a_running_header_though_it_is_alone() -> None:
+    one = page(("A. Author et al.", True), ("Words.", False), ("A Journal, volume 3 **447**", True))
+    assert together([one], [], (), marginalia=False) == ["Words.\n\n"]
+    for foot in ("Page 1", "Printed in 2024", "Phone 555-1234", "12.50", "Made by us"):
+        letter = page(("Example & Sons, High Street", True), ("Dear reader,", False), (foot, True))
+        assert "Example & Sons" in together([letter], [], (), marginalia=False)[0]
+
+
+def test_a_heading_with_the_words_of_the_running_header_stays() -> None:
+    first = LaidPage(pieces=[Piece(text="Results", size=20), Piece(text="Words.")])
+    texts = together(
+        [first, page(("Results", True)), page(("Results", True), ("End.", False))], [], (), marginalia=False
+    )
+    # A page that has nothing else keeps it, too.
+    assert texts == ["# Results\n\nWords.\n\n", "Results\n\n", "End.\n\n"]
+
+
+@pytest.mark.parametrize(
+    ("text", "yes"),
+    [
+        ("7", True),
+        ("- 7 -", True),
+        ("Page 3 of 12", True),
+        ("xiv", True),
+        ("Seite 4", True),
+        ("Mix 4", False),
+        ("12 apples", False),
+        ("", False),
+    ],
+)
+def test_the_number_of_a_page(text: str, yes: bool) -> None:
+    assert is_page_number(text) is yes
+
+
+def test_figures_that_are_not_there_leave_nothing() -> None:
+    figure = Piece(text=f"![Figure]({placeholder('figure-1-1')})", figure=Figure(name="figure-1-1", box=(0, 0, 9, 9)))
+    laid = LaidPage(pieces=[figure, Piece(text="Words.")])
+    assert together([laid], [], {"figure-1-1"}, marginalia=False) == [f"{figure.text}\n\nWords.\n\n"]
+    assert together([laid], [], (), marginalia=False) == ["Words.\n\n"]
+
+
+def test_what_is_worth_an_image() -> None:
+    whole = (0.0, 0.0, 600.0, 800.0)
+    assert worth_it((100, 100, 300, 250), whole, scanned=False)
+    for box in [(0, 0, 600, 800), (100, 100, 120, 118), (50, 100, 550, 101), (10, 100, 34, 790)]:
+        assert not worth_it(box, whole, scanned=False)
+    assert worth_it((0, 0, 600, 600), whole, scanned=False)
+    assert not worth_it((0, 0, 600, 600), whole, scanned=True)
+    photo = (100.0, 100.0, 300.0, 250.0)
+    assert overlooked([photo, photo, whole], [], [], whole, scanned=False) == [photo]
+    assert overlooked([photo], [(90.0, 90.0, 310.0, 260.0)], [], whole, scanned=False) == []
+    assert overlooked([photo], [], [(120.0, 120.0, 200.0, 130.0)], whole, scanned=False) == []
+
+
+def test_what_a_caption_calls_its_figure() -> None:
+    assert label("Figure 3.2: A map of nothing") == "Figure 3.2"
+    assert label("Abb. 4 Ein Bild") == "Abb. 4"
+    assert label("A picture of it") == "Figure"
 
 
 def test_a_short_paragraph_in_large_letters_is_a_heading() -> None:
@@ -261,6 +516,16 @@ def test_a_plain_grid_is_a_github_table() -> None:
     assert found == "|a\\|b|c|\n|---|---|\n|&lt;b>|d|"
     assert table(GRID, words(("a", 5, 1), ("b", 60, 1)), right_to_left=True) == "|b|a|\n|---|---|"
     assert table(GRID, []) == ""
+
+
+def test_links_in_cells() -> None:
+    to = "https://example.org/?a=1&b=2"
+    found = words(("see", 5, 1), ("the|page", 20, 1), ("[x]", 5, 11), ("d", 60, 11))
+    found[1] = Word("the|page", found[1].box, (0, 0), to)
+    found[2] = Word("[x]", found[2].box, (1, 0), to)
+    assert table(GRID, found) == f"|see [the\\|page]({to})||\n|---|---|\n|[\\[x\\]]({to})|d|"
+    spanned = Grid(GRID.ys, GRID.xs, (((0.0, 0.0, 100.0, 10.0), Place(0, 1, 0, 2)),))
+    assert f'<a href="{to}">the|page</a>' in table(spanned, found)
 
 
 def test_cells_that_span_make_it_html() -> None:

@@ -71,3 +71,12 @@ def test_front_matter_stays_yaml_for_any_value(source: str, versions: dict[str, 
         expected["versions"] = {seen(name): seen(value) for name, value in versions.items()}
     assert yaml.safe_load(head) == expected
     assert body == "\nbody\n"
+
+
+def test_attached_files_are_listed_in_the_front_matter_whatever_they_are_called() -> None:
+    names = ['"><script>', "a: b\n- c", "\ud800", "..\\..\\x", ""]
+    origin = ORIGIN.model_copy(update={"attached": names})
+    markdown = assemble([Page(number=1, text="body")], Rendering(front_matter=True), origin)
+    read = yaml.safe_load(markdown.split("\n---\n")[0].removeprefix("---\n"))
+    assert read["attachments"] == ["\ufffd" if name == "\ud800" else name for name in names]
+    assert "attachments" not in assemble([], Rendering(front_matter=True), ORIGIN)

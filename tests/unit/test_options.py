@@ -63,7 +63,7 @@ def dolphin(**more: Any) -> Options:
 
 
 @pytest.mark.parametrize("engine", ["layout", "dummy", None])
-@pytest.mark.parametrize("name", [*DOLPHIN, "slots"])
+@pytest.mark.parametrize("name", [*(name for name in DOLPHIN if name != "marginalia"), "slots"])
 def test_options_of_dolphin_are_refused_for_another_engine(engine: str | None, name: str) -> None:
     others = {} if engine is None else {"engine": engine}
     value = 8 if name == "slots" else DOLPHIN[name][0]
@@ -75,7 +75,9 @@ def test_options_of_dolphin_are_refused_for_another_engine(engine: str | None, n
 def test_options_at_their_defaults_are_as_good_as_not_given() -> None:
     defaults = dolphin().dolphin
     assert defaults is not None
-    found = options_of(input="in", output="out", engine="layout", slots=None, **defaults.model_dump())
+    found = options_of(
+        input="in", output="out", engine="layout", slots=None, **defaults.model_dump(exclude={"marginalia"})
+    )
     assert found.dolphin is None
     assert found.identity.engine_options == {}
 
@@ -85,6 +87,21 @@ def test_options_at_their_defaults_are_as_good_as_not_given() -> None:
 def test_a_bad_option_of_dolphin_is_named(engine: str, name: str) -> None:
     with pytest.raises(UsageError, match=rf"\Abad {name}: .* \(given: 'nonsense'\)\Z"):
         options_of(input="in", output="out", engine=engine, **{name: "nonsense"})
+
+
+def test_options_of_the_layout_engine() -> None:
+    plain = options_of(input="in", output="out")
+    assert plain.identity.engine_options == {}
+    other = options_of(input="in", output="out", figures=False, marginalia=True)
+    assert other.identity.engine_options == {"figures": False, "marginalia": True}
+    assert difference(plain.identity, other.identity) == "figures was None, now False"
+    with pytest.raises(UsageError, match="--no-figures goes with --engine layout only"):
+        dolphin(figures=False)
+    with pytest.raises(UsageError, match="--marginalia goes with --engine layout and dolphin only"):
+        options_of(input="in", output="out", engine="dummy", marginalia=False)
+    kept = dolphin(marginalia=None).dolphin
+    assert kept is not None
+    assert kept.marginalia
 
 
 def test_upstreams_markdown_keeps_marginalia() -> None:

@@ -172,7 +172,7 @@ def test_the_time_that_was_spent_counts(sandbox: Callable[..., Sandbox]) -> None
 
 
 def booklet() -> bytes:
-    """Headings of sizes that first occur on the last page, and pages that are the same object."""
+    """Headings of sizes that first occur on the last page, figures, a turned page, and pages that are the same object."""
     with pymupdf.open() as made:
         for number in range(1, 6):
             page = made.new_page()
@@ -180,6 +180,9 @@ def booklet() -> bytes:
             page.insert_text((72, 140), f"A section in chapter {number}", fontsize=14)
             for line in range(12):
                 page.insert_text((72, 190 + 16 * line), f"Sentence {line} of chapter {number} has words in it.")
+            if number in (2, 4):
+                pixmap = pymupdf.Pixmap(pymupdf.csRGB, 64, 48, bytes(range(256)) * 36, False)
+                page.insert_image((72, 420, 392, 660), pixmap=pixmap)
         made[1].set_rotation(90)
         made.new_page(width=3000, height=3000).insert_text((72, 72), "Words on a huge page")
         made.copy_page(1)
@@ -196,6 +199,7 @@ def test_a_layout_document_is_the_same_wherever_it_was_cut(sandbox: Callable[...
     levels = {page.text.partition(" ")[0] for page in expected.pages if page.text.startswith("#")}
     assert len(levels) > 2
     assert any("too large to render" in warning for warning in expected.warnings)
+    assert len(expected.assets) == 2
     count = len(expected.pages)
     assert sorted(whole.pages) == list(range(1, count + 1))
     for cut in (1, 3, count - 1, count):
@@ -232,7 +236,7 @@ def test_pages_that_fail_in_one_way_go_a_cheaper_one_wherever_the_document_was_c
         kept: dict[int, str] = {}
         one = {Way.LAYOUT}
         reader: Any = RaisingReader({2: one, 4: one | {Way.TEXT}, 5: one | {Way.TEXT, Way.OCR}})
-        conversion = layout.Conversion(opening, reader, Limits(), pdf, [])
+        conversion = layout.Conversion(opening, reader, None, Limits(), pdf, [], marginalia=True)
         return conversion.run(lambda page, pages, ways=0: None, Handover(known, kept.__setitem__)), kept
 
     whole, kept = run({})

@@ -27,6 +27,7 @@ from tasks.engines.layout.page import Block, Read
 from tasks.engines.protocol import EngineName, EngineResult, Fall, FinishedPage, Handover, Limits
 from tasks.engines.sandbox import Aborted, Sandbox
 from tasks.engines.shares import MOST_LOSSES, Malformed, Shares
+from tasks.engines.trust import PageTrust, Part
 from tasks.pool import open_pool
 from tasks.saving import Saving
 
@@ -368,6 +369,9 @@ class FailingReader:
             raise RuntimeError(f"bad page {number}")
         return Read([Block(f"{way} {number}", heading=number if number % 3 == 0 else None)], way)
 
+    def trust(self, page: Any, read: Read, text: str) -> PageTrust:
+        return PageTrust(score=len(text) / 100, parts={Part.LOST: 0.5})
+
 
 @pytest.fixture(scope="module")
 def sheets(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -395,7 +399,7 @@ def test_a_layout_document_is_the_same_whoever_did_which_pages(
 
     def run(handover: Handover) -> EngineResult:
         reader: Any = FailingReader(raises)
-        conversion = layout.Conversion(opening, reader, Limits(), sheets, [])
+        conversion = layout.Conversion(opening, reader, None, Limits(), sheets, [], marginalia=True)
         return conversion.run(lambda page, pages, ways=0: None, handover)
 
     def outcome(handover: Handover) -> object:

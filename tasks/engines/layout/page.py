@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Any, Final
@@ -13,10 +13,15 @@ import pymupdf
 
 from tasks.engines.layout import ocr as ocr_rules
 from tasks.engines.layout import prose
+from tasks.engines.layout.annotations import Annotations, annotations_of, placed
 from tasks.engines.layout.choice import MOST_DRAWINGS, Plan, Source, Way, broken, plan
 from tasks.engines.layout.evidence import PageFacts, page_facts, script_of
+from tasks.engines.layout.fields import lines_with, words_with
+from tasks.engines.layout.figures import label, overlooked, worth_it
+from tasks.engines.layout.footnotes import notes_of, references, referring
 from tasks.engines.layout.headings import stands_out, usual_size
-from tasks.engines.layout.markup import escaped_start
+from tasks.engines.layout.links import Links
+from tasks.engines.layout.markup import escaped_start, link_text, note_label
 from tasks.engines.layout.ocr import Reader, ReadLine
 from tasks.engines.layout.reading_order import Box, overlap, reading_order, union
 from tasks.engines.layout.regions import Kind, Region, filled, regions_of, split, tight
@@ -31,6 +36,7 @@ from tasks.engines.layout.textlines import (
     without_hidden_doubles,
     words_of,
 )
+from tasks.engines.layout.turning import turn
 from tasks.engines.trust import PageTrust
 
 _FLAGS: Final = (
@@ -47,6 +53,8 @@ _UNSURE: Final = 0.75
 """OCR that is less sure on the whole is no better than a broken text layer."""
 _FINEST_DPI: Final = 400.0
 _SKETCH_DPI: Final = 100
+_NEAR: Final = 40.0
+"""Points between a figure and its caption."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +64,10 @@ class Block:
     text: str
     heading: int | None = None
     """Its font size in points, where it is a heading."""
+    edge: bool = False
+    """The layout model takes it for a page's header or footer."""
+    figure: Box | None = None
+    """The place of a figure, whose name the text is."""
 
 
 @dataclass(slots=True)
@@ -66,6 +78,10 @@ class Read:
     way: Way = Way.LAYOUT
     notes: list[str] = field(default_factory=list)
     seen: Seen = field(default_factory=Seen)
+    turns: list[int] = field(default_factory=list)
+    """What was done to the page, step by step (`turning.turn`)."""
+    attached: list[str] = field(default_factory=list)
+    """Names of files."""
 
 
 class PageReader:
@@ -82,6 +98,8 @@ class PageReader:
         self._most_pixels = min(max_pixels, ocr_rules.MOST_PIXELS)
         self._unsure: float | None = None
         """Of the page in hand, by OCR; see `Seen.unsure`."""
+        self._turns: list[int] = []
+        self._hung = Annotations()
 
     def read(self, page: Any, way: Way, *, render: bool = True) -> Read:
         """The page by a way; raises whatever PyMuPDF and the models raise.
@@ -90,6 +108,12 @@ class PageReader:
             page: may be turned, and stays so.
             render: it may be rendered; pages may be too large for that.
         """
+        self._turns, self._hung = [], Annotations()
+        read = self._read(page, way, render=render)
+        read.turns, read.attached = self._turns, self._hung.attached
+        return read
+
+    def _read(self, page: Any, way: Way, *, render: bool) -> Read:
         ocr = self._ocr if render else None
         self._unsure = None
         if way is Way.OCR:
@@ -99,18 +123,21 @@ class PageReader:
         if way is Way.TEXT:
             lines = without_hidden_doubles(lines)
             return Read(self._in_order(lines), Way.TEXT, seen=Seen.of(lines, layer=lines, look=False))
-        facts = page_facts(lines, _images(page), _drawings(page), tuple(page.rect))
+        images = _images(page)
+        facts = page_facts(lines, images, _drawings(page), tuple(page.rect))
         lines = without_hidden_doubles(lines)
         if not facts.text.characters and not facts.images and (not render or _blank(page)):
             return Read()
         chosen = plan(facts, ocr=ocr is not None, lines=len(lines))
-        return self._planned(page, lines, facts, chosen, render=render)
+        return self._planned(page, lines, facts, chosen, images, render=render)
 
     def trust(self, page: Any, read: Read, text: str) -> PageTrust:
         """The score of what was made of the page, which lies as it did then."""
         return trust_of(page, read.seen, text)
 
-    def _planned(self, page: Any, lines: list[Line], facts: PageFacts, chosen: Plan, *, render: bool) -> Read:
+    def _planned(
+        self, page: Any, lines: list[Line], facts: PageFacts, chosen: Plan, images: list[Box], *, render: bool
+    ) -> Read:
         notes = [chosen.reason] if chosen.reason is not None else []
         if chosen.source is Source.NOTHING:
             return Read([], Way.LAYOUT, notes)
@@ -124,24 +151,34 @@ class PageReader:
             elif found or not lines:
                 lines, way = found, Way.LAYOUT_OCR
                 model_page = _sketch(page, found)
-        if not chosen.layout or not render or not lines:
-            plain = {Way.LAYOUT: Way.TEXT, Way.LAYOUT_OCR: Way.OCR}[way] if lines else way
-            look = render and facts.drawings <= MOST_DRAWINGS
-            return Read(
-                self._in_order(lines), plain, notes, Seen.of(lines, layer=layer, unsure=self._unsure, look=look)
-            )
+        scanned = facts.images > 0.8 and (chosen.source is not Source.LAYER or facts.painted < 0.5)
+        look = render and facts.drawings <= MOST_DRAWINGS
+        if not lines:
+            figures = _figures(overlooked(images, [], [], tuple(page.rect), scanned=scanned))
+            return Read(figures, way, notes, Seen.of(lines, layer=layer, unsure=self._unsure, look=look))
+        if not chosen.layout or not render:
+            plain = {Way.LAYOUT: Way.TEXT, Way.LAYOUT_OCR: Way.OCR}[way]
+            seen = Seen.of(lines, layer=layer, unsure=self._unsure, look=look)
+            return Read(self._in_order(lines), plain, notes, seen)
         model_page.get_layout(return_raw=True)
         raw, model_page.layout_information = model_page.layout_information, None
         straight = [line for line in lines if line.direction == (1.0, 0.0)]
         aside = [line for line in lines if line.direction != (1.0, 0.0)]
         parts = filled(regions_of(raw or []), straight)
+        whole: Box = tuple(page.rect)
+        boxes = [part.box for part in parts]
+        for box in overlooked(images, boxes, [line.box for line in lines], whole, scanned=scanned):
+            parts.append(Region(Kind.PICTURE, box))
         words = []
         if any(part.kind is Kind.TABLE for part in parts):
-            words = words_of(_raw_blocks(page)) if chosen.source is Source.LAYER else _words_of(straight)
+            from_layer = chosen.source is Source.LAYER
+            words = words_with(words_of(_raw_blocks(page)), self._hung.fields) if from_layer else _words_of(straight)
+            words = Links(self._hung.links).words(words)
         height = median([line.box[3] - line.box[1] for line in straight]) if straight else 10.0
         parts = [tight(piece) for part in parts for piece in split(part, height)]
         seen = Seen.of(lines, layer=layer, parts=parts, unsure=self._unsure)
-        blocks = self._composed(parts, words, height, rtl=facts.text.right_to_left > 0.5)
+        shown = {part.box for part in parts if part.kind is Kind.PICTURE and worth_it(part.box, whole, scanned=scanned)}
+        blocks = self._composed(parts, words, height, shown, rtl=facts.text.right_to_left > 0.5)
         return Read(blocks + self._in_order(aside) or self._in_order(lines), way, notes, seen)
 
     # -- text -----------------------------------------------------------------------------------------------------
@@ -151,21 +188,24 @@ class PageReader:
         lines = lines_of(_blocks(page))
         direction = main_direction(lines)
         wanted = page.rotation if direction is None else _ROTATION[direction]
+        hung, turned_by = annotations_of(page), None
         if wanted != 0 and (direction is not None or not lines):
-            page.set_rotation(wanted)
-            page.remove_rotation()
+            turned_by = self._turn_page(page, wanted)
             lines = lines_of(_blocks(page))
         elif page.rotation != 0:
-            page.set_rotation(0)
-        if any(script_of(character) == "arabic" for line in lines for character in line.text[:40]):
+            self._turn_page(page, 0)
+        self._hung = placed(hung, page, turned_by)
+        if self._hung.links:
+            lines = lines_of(_raw_blocks(page), Links(self._hung.links).cut)
+        elif any(script_of(character) == "arabic" for line in lines for character in line.text[:40]):
             lines = lines_of(_raw_blocks(page))
-        return lines
+        return lines_with(lines, self._hung.fields)
 
     def _by_ocr(self, page: Any, keep: Sequence[Line] = ()) -> tuple[list[Line], list[str]]:
         """Lines that OCR finds where there is no text that is kept."""
         assert self._ocr is not None
         if page.rotation:
-            page.remove_rotation()
+            self._turn_page(page, page.rotation)
         dpi = self._dpi(page, float(self._ocr_dpi))
         image = _rendered(page, dpi)
         quads = self._ocr.detect(image)
@@ -174,8 +214,7 @@ class PageReader:
         if not keep:
             turn = self._turn(image, quads)
             if turn:
-                page.set_rotation(turn)
-                page.remove_rotation()
+                self._turn_page(page, turn)
                 dpi = self._dpi(page, float(self._ocr_dpi))
                 image = _rendered(page, dpi)
                 quads = self._ocr.detect(image)
@@ -222,9 +261,15 @@ class PageReader:
     def _dpi(self, page: Any, wanted: float) -> float:
         return ocr_rules.dpi_for(page.rect.width, page.rect.height, wanted, self._most_pixels)
 
+    def _turn_page(self, page: Any, degrees: int) -> Any:
+        self._turns.append(degrees)
+        return turn(page, degrees)
+
     # -- Markdown -------------------------------------------------------------------------------------------------
 
-    def _composed(self, parts: Sequence[Region], words: Sequence[Word], height: float, *, rtl: bool) -> list[Block]:
+    def _composed(
+        self, parts: Sequence[Region], words: Sequence[Word], height: float, shown: Container[Box], *, rtl: bool
+    ) -> list[Block]:
         heads = sorted((part for part in parts if part.kind is Kind.HEADER), key=_from_top)
         feet = sorted((part for part in parts if part.kind is Kind.FOOTER), key=_from_top)
         usual = usual_size(line for part in parts for line in part.lines)
@@ -233,6 +278,7 @@ class PageReader:
             for part in parts
             if part.kind not in (Kind.HEADER, Kind.FOOTER)
         ]
+        body, notes = _with_footnotes(body)
         order = reading_order([part.box for part in body], gutter=0.3 * height, line=height, right_to_left=rtl)
         blocks: list[Block] = []
         ordered = [*heads, *(body[number] for number in order), *feet]
@@ -246,7 +292,12 @@ class PageReader:
                 blocks += _list(ordered[at : last + 1], rtl=rtl)
                 at = last + 1
                 continue
-            blocks += _block(part, words, rtl=rtl)
+            if part.kind is Kind.PICTURE and part.box in shown:
+                blocks += _figures([part.box], label(_caption(part, body)))
+            if part.kind is Kind.FOOTNOTE and notes:
+                blocks += _footnotes(part, notes, rtl=rtl)
+            else:
+                blocks += _block(part, words, rtl=rtl)
             at += 1
         return blocks
 
@@ -290,7 +341,55 @@ def _block(part: Region, words: Sequence[Word], *, rtl: bool) -> list[Block]:
     if prose.is_code(part.lines) and part.kind not in (Kind.HEADER, Kind.FOOTER):
         return [Block(prose.code(part.lines))]
     text = prose.paragraph(part.lines, right_to_left=rtl)
-    return [Block(escaped_start(text))] if text else []
+    return [Block(escaped_start(text), edge=part.kind in (Kind.HEADER, Kind.FOOTER))] if text else []
+
+
+def _with_footnotes(parts: Sequence[Region]) -> tuple[list[Region], set[str]]:
+    """The parts, with references to the page's footnotes in their text; the marks of the footnotes that are referred to."""
+    feet = [part for part in parts if part.kind is Kind.FOOTNOTE]
+    text = [part for part in parts if part.kind not in (Kind.FOOTNOTE, Kind.TABLE, Kind.PICTURE, Kind.FORMULA)]
+    if not feet:
+        return list(parts), set()
+    marks = [mark for part in feet for mark, _ in notes_of(_top_down(part.lines)) if mark is not None]
+    known = {mark for mark in marks if marks.count(mark) == 1} & references(
+        line for part in text for line in part.lines
+    )
+    if not known:
+        return list(parts), set()
+    return [
+        replace(part, lines=tuple(referring(line, known) for line in part.lines)) if part in text else part
+        for part in parts
+    ], known
+
+
+def _footnotes(part: Region, known: Container[str], *, rtl: bool) -> list[Block]:
+    blocks = []
+    for mark, lines in notes_of(_top_down(part.lines)):
+        text = prose.paragraph(lines, right_to_left=rtl)
+        if mark is not None and mark in known:
+            blocks.append(Block(f"{note_label(mark)}: {text}" if text else note_label(mark)))
+        elif text or mark:
+            blocks.append(Block(escaped_start(f"{mark} {text}" if mark is not None else text)))
+    return blocks
+
+
+def _top_down(lines: Sequence[Line]) -> list[Line]:
+    return [line for row in prose.rows(lines) for line in row]
+
+
+def _figures(boxes: Sequence[Box], name: str = "Figure") -> list[Block]:
+    return [Block(link_text(name), figure=box) for box in boxes]
+
+
+def _caption(picture: Region, parts: Sequence[Region]) -> str:
+    """The text of the caption next to a picture; "" where there is none."""
+    left, top, right, bottom = picture.box
+    near = [
+        (max(part.box[1] - bottom, top - part.box[3]), number)
+        for number, part in enumerate(parts)
+        if part.kind is Kind.CAPTION and min(right, part.box[2]) > max(left, part.box[0])
+    ]
+    return " ".join(line.text for line in parts[min(near)[1]].lines) if near and min(near)[0] < _NEAR else ""
 
 
 def _list(parts: Sequence[Region], *, rtl: bool) -> list[Block]:

@@ -15,6 +15,7 @@ from tasks.engines.layout.textlines import Line, Run
 BULLETS: Final = frozenset("•‣◦∙·●○■□▪▫◆◇►▶➢➤✓✔❖–—−*\uf0b7\uf0a7\uf0d8\uf076\ufffd") | frozenset(
     map(chr, range(0x25A0, 0x2600))
 )
+_BOXES: Final = frozenset("\u2610\u2611\u2612")
 _NUMBERED: Final = re.compile(r"(?:\(?\d{1,3}[.)]|\(?[A-Za-z][.)]|\(?[ivxIVX]{1,5}[.)])(?=\s|$)")
 _HYPHENS: Final = ("-", "\u2010", "\u00ad")
 _NO_SPACE: Final = re.compile(
@@ -64,7 +65,8 @@ def list_items(lines: Sequence[Line], *, right_to_left: bool = False) -> list[st
     left = min((row[0].box[0] for row in found), default=0.0)
     for row in found:
         text = "".join(line.text for line in row).strip()
-        fresh = (text[:1] in BULLETS and text[1:2] in ("", " ", "\t", "\u00a0")) or _NUMBERED.match(text)
+        marked = text[:1] in BULLETS or text[:1] in _BOXES
+        fresh = (marked and text[1:2] in ("", " ", "\t", "\u00a0")) or _NUMBERED.match(text)
         if not items or (fresh and row[0].box[0] < left + 4):
             items.append([])
         items[-1].append(row)

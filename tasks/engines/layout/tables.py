@@ -6,11 +6,15 @@ import html
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 
-from tasks.engines.layout.markup import escaped
+from tasks.engines.layout.markup import escaped, link_text, linked
 from tasks.engines.layout.prose import joined
 from tasks.engines.layout.reading_order import Box
 from tasks.engines.layout.textlines import Word
+
+Cell = list[tuple[str, str | None]]
+"""Texts, and where they lead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +51,7 @@ def table(grid: Grid, words: Sequence[Word], *, right_to_left: bool = False) -> 
     for word in words:
         x, y = (word.box[0] + word.box[2]) / 2, (word.box[1] + word.box[3]) / 2
         cells[owner[_slot(grid.ys, y)][_slot(grid.xs, x)]].append(word)
-    texts = {place: _text(inside) for place, inside in cells.items()}
+    texts = {place: _cell(inside) for place, inside in cells.items()}
     rows = [y for y in range(height) if any(texts[place] for place in owner[y])]
     columns = [x for x in range(width) if any(texts[owner[y][x]] for y in range(height))]
     if not rows or not columns:
@@ -81,11 +85,26 @@ def _slot(edges: Sequence[float], at: float) -> int:
     return min(max(bisect_right(edges, at) - 1, 0), len(edges) - 2)
 
 
-def _text(words: Sequence[Word]) -> str:
-    lines: dict[tuple[int, int], list[str]] = {}
-    for word in words:
-        lines.setdefault(word.line, []).append(word.text)
-    return joined([" ".join(line) for line in lines.values()])
+def _cell(words: Sequence[Word]) -> Cell:
+    cell = []
+    for target, group in groupby(words, key=lambda word: word.link):
+        lines: dict[tuple[int, int], list[str]] = {}
+        for word in group:
+            lines.setdefault(word.line, []).append(word.text)
+        if text := joined([" ".join(line) for line in lines.values()]):
+            cell.append((text, target))
+    return cell
+
+
+def _in_markdown(cell: Cell) -> str:
+    return " ".join(escaped(text) if target is None else linked(link_text(text), target) for text, target in cell)
+
+
+def _in_html(cell: Cell) -> str:
+    return " ".join(
+        html.escape(text, quote=False) if target is None else f'<a href="{target}">{html.escape(text, quote=False)}</a>'
+        for text, target in cell
+    )
 
 
 def _among(kept: Sequence[int], first: int, last: int) -> int:
@@ -93,14 +112,14 @@ def _among(kept: Sequence[int], first: int, last: int) -> int:
 
 
 def _github(
-    owner: Sequence[Sequence[Place]], texts: dict[Place, str], rows: Sequence[int], columns: Sequence[int]
+    owner: Sequence[Sequence[Place]], texts: dict[Place, Cell], rows: Sequence[int], columns: Sequence[int]
 ) -> str:
-    lines = ["|" + "|".join(escaped(texts[owner[y][x]]) for x in columns) + "|" for y in rows]
+    lines = ["|" + "|".join(_in_markdown(texts[owner[y][x]]) for x in columns) + "|" for y in rows]
     return "\n".join([lines[0], "|" + "---|" * len(columns), *lines[1:]])
 
 
 def _html(
-    owner: Sequence[Sequence[Place]], texts: dict[Place, str], rows: Sequence[int], columns: Sequence[int]
+    owner: Sequence[Sequence[Place]], texts: dict[Place, Cell], rows: Sequence[int], columns: Sequence[int]
 ) -> str:
     done: set[Place] = set()
     out = ["<table>"]
@@ -113,6 +132,6 @@ def _html(
             done.add(place)
             high, wide = _among(rows, place.top, place.bottom), _among(columns, place.left, place.right)
             spans = (f' rowspan="{high}"' if high > 1 else "") + (f' colspan="{wide}"' if wide > 1 else "")
-            line += f"<td{spans}>{html.escape(texts[place], quote=False)}</td>"
+            line += f"<td{spans}>{_in_html(texts[place])}</td>"
         out.append(f"<tr>{line}</tr>")
     return "\n".join([*out, "</table>"])

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from tasks.engines.layout.reading_order import Box, union
+from tasks.engines.markdown import clean
 
 _SUPERSCRIPT, _ITALIC, _MONOSPACED, _BOLD = 1, 2, 8, 16
 _STROKED, _FILLED = 16, 32
@@ -30,6 +31,10 @@ class Run:
     mono: bool = False
     superscript: bool = False
     hidden: bool = False
+    link: str | None = None
+    """Where it leads."""
+    note: str | None = None
+    """The mark of the footnote that it refers to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +44,7 @@ class Word:
     text: str
     box: Box
     line: tuple[int, int] = (0, 0)
+    link: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +74,22 @@ class Line:
         return max((run.size for run in self.runs if run.text.strip()), default=0.0)
 
 
-def lines_of(blocks: Iterable[Mapping[str, Any]]) -> list[Line]:
+Cut = Callable[[Mapping[str, Any]], Iterable[tuple[Mapping[str, Any], str | None]]]
+"""Takes a span of a raw dictionary apart where links begin and end."""
+
+
+def uncut(span: Mapping[str, Any]) -> Iterable[tuple[Mapping[str, Any], str | None]]:
+    """The span as it is, without a link."""
+    return ((span, None),)
+
+
+def lines_of(blocks: Iterable[Mapping[str, Any]], cut: Cut = uncut) -> list[Line]:
     """The lines of a text page's dictionary, less white space and what is drawn over itself."""
     lines, seen = [], _Seen()
     for number, block in enumerate(blocks):
         for line in block.get("lines", ()):
-            runs = tuple(run for span in line["spans"] if (run := _run(span)).text and not seen.again(run))
+            made = (_run(piece, link) for span in line["spans"] for piece, link in cut(span))
+            runs = tuple(run for run in made if run.text and not seen.again(run))
             if any(not run.text.isspace() for run in runs):
                 vertical = bool(line.get("wmode"))
                 lines.append(Line(runs, union([run.box for run in runs]), _direction(line["dir"]), number, vertical))
@@ -128,7 +144,7 @@ def words_of(blocks: Iterable[Mapping[str, Any]]) -> list[Word]:
                     inside.append(char)
                 elif inside:
                     box = union([char["bbox"] for char in inside])
-                    words.append(Word("".join(char["c"] for char in inside), box, (number, place)))
+                    words.append(Word(clean("".join(char["c"] for char in inside)), box, (number, place)))
                     inside = []
     return words
 
@@ -146,12 +162,12 @@ def logical(chars: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return out
 
 
-def _run(span: Mapping[str, Any]) -> Run:
+def _run(span: Mapping[str, Any], link: str | None = None) -> Run:
     flags, painted = int(span["flags"]), int(span["char_flags"])
     type3 = str(span["font"]).startswith("Type3")
     hidden = not type3 and (span.get("alpha", 255) == 0 or not painted & (_STROKED | _FILLED))
     return Run(
-        text="".join(char["c"] for char in logical(span["chars"])) if "chars" in span else str(span["text"]),
+        text=clean("".join(char["c"] for char in logical(span["chars"])) if "chars" in span else str(span["text"])),
         box=tuple(float(side) for side in span["bbox"]),  # type: ignore[arg-type]
         size=float(span["size"]),
         bold=bool(flags & _BOLD) or bool(painted & 8),
@@ -159,6 +175,7 @@ def _run(span: Mapping[str, Any]) -> Run:
         mono=bool(flags & _MONOSPACED) and not hidden,
         superscript=bool(flags & _SUPERSCRIPT),
         hidden=hidden or span["font"] == "GlyphLessFont",
+        link=link,
     )
 
 
