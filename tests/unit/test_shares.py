@@ -248,6 +248,7 @@ def test_helpers_take_part_and_change_nothing(crew: Callable[..., Crew], tmp_pat
         assert converted(alone, words) == result
     warm = [sandbox.pid for sandbox in made._warm]
     assert len(warm) == 2
+    assert None not in warm
     # The next one's helpers are there already.
     assert len(converted(made, "pages=60 seconds=0.02").pages) == 60
     assert {sandbox.pid for sandbox in made._warm} == set(warm)
