@@ -35,7 +35,7 @@ LOST = Fall(category=Category.CRASHED, reason="lost", helper=True)
 # -- whose a page is --------------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.integers(1, 30), st.sets(st.integers(1, 30)), st.data())
 def test_every_page_is_converted_once_whatever_order_things_come_in(
     pages: int, before: set[int], data: st.DataObject
