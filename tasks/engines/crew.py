@@ -27,6 +27,9 @@ IDLE: Final = 0.8
 BUSY: Final = 0.6
 """Share of a core: such a helper leaves where it gets less."""
 
+_LEAVE_SECONDS = 2.0
+"""For a helper to hear that there are no more pages; one that is still loading then is ended."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -174,16 +177,17 @@ class Crew:
         self._error = None
         calling = threading.Thread(target=self._call, args=(job,), name="crew", daemon=True)
         calling.start()
-        drained = False
+        patience: float | None = 0.0
         try:
             result = self._leader.convert(pdf, scratch, passwords, progress, kept, share)
+            patience = _LEAVE_SECONDS
         except Aborted:
-            drained = not self._killed
+            patience = 0.0 if self._killed else None
             raise
         finally:
             share.close()
             calling.join()
-            self._dismiss(at_once=not drained)
+            self._dismiss(patience)
         if self._error is not None:
             raise self._error
         return result
@@ -200,15 +204,20 @@ class Crew:
             if not share.opened:
                 continue
             with self._lock:
-                self._helpers = [one for one in self._helpers if one.thread is None or one.thread.is_alive()]
-                here = [one for one in self._helpers if not one.leaving]
+                here = [
+                    one for one in self._helpers if not one.leaving and one.thread is not None and one.thread.is_alive()
+                ]
             count = wanted(self._look(share, here, idle, looked - since), len(here), self._own, self._most)
             if count < len(here):
                 here[-1].leaving = True
                 share.leave(here[-1].number)
             elif count > len(here):
                 number += 1
-                self._begin(_Helper(number, self._another()), job)
+                try:
+                    self._begin(_Helper(number, self._another()), job)
+                except (OSError, RuntimeError) as error:  # no more processes, files or threads
+                    _log.warning("no helper can be started: %s", error)
+                    return
 
     def _look(self, share: Shares, here: list[_Helper], idle: float, seconds: float) -> Seen:
         starved, sizes = False, [usage[1]] if (usage := self._leader.usage()) is not None else []
@@ -262,21 +271,25 @@ class Crew:
                 )
         except Aborted:
             pass
-        except ConversionError as error:
-            _log.debug("a helper is given up: %s", error)
+        except (ConversionError, OSError) as error:
+            _log.warning("a helper is given up: %s", error)
         except BaseException as error:  # noqa: BLE001 - the caller's own, of `progress` or the journal: raised where it waits
             self._error = error
 
-    def _dismiss(self, *, at_once: bool) -> None:
-        """The document is over: wait for pages in hand where they are of use; keep children warm that always have a core."""
+    def _dismiss(self, patience: float | None) -> None:
+        """The document is over. Children that always have a core are kept warm.
+
+        Args:
+            patience: seconds for a helper to end; None: as long as it takes to be done with the page in hand, which is of use.
+        """
         with self._lock:
             helpers, self._helpers = self._helpers, []
         for helper in helpers:
-            if at_once and helper.thread is not None and helper.thread.is_alive():
-                helper.thread.join(0.2)  # most have nothing in hand
-                if helper.thread.is_alive():
-                    helper.sandbox.kill()
-            if helper.thread is not None:
+            if helper.thread is None:
+                continue
+            helper.thread.join(patience)
+            if helper.thread.is_alive():
+                helper.sandbox.kill()
                 helper.thread.join()
         with self._lock:
             for helper in helpers:

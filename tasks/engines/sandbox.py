@@ -214,7 +214,7 @@ class Sandbox:
             number: the helper's.
             spent: seconds of the document's time.
 
-        Returns whether it may help again: there was nothing more for it, or it lost its process over a page. Raises Aborted.
+        Returns whether it may go on: it lost its process over a page. Otherwise there is nothing more for it. Raises Aborted.
         """
         falls = Falls(self._limits.page_timeout)
         try:
@@ -237,7 +237,7 @@ class Sandbox:
         except BaseException:
             share.lose(number, None)
             raise
-        return True
+        return False
 
     def usage(self) -> tuple[float, int] | None:
         """CPU seconds and resident bytes of the child in use; None where there is none, or the system does not tell."""

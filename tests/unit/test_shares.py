@@ -36,7 +36,7 @@ LOST = Fall(category=Category.CRASHED, reason="lost", helper=True)
 # -- whose a page is --------------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.integers(1, 30), st.sets(st.integers(1, 30)), st.data())
 def test_every_page_is_converted_once_whatever_order_things_come_in(
     pages: int, before: set[int], data: st.DataObject
@@ -249,6 +249,7 @@ def test_helpers_take_part_and_change_nothing(crew: Callable[..., Crew], tmp_pat
         assert converted(alone, words) == result
     warm = [sandbox.pid for sandbox in made._warm]
     assert len(warm) == 2
+    assert None not in warm
     # The next one's helpers are there already.
     assert len(converted(made, "pages=60 seconds=0.02").pages) == 60
     assert {sandbox.pid for sandbox in made._warm} == set(warm)
