@@ -357,7 +357,7 @@ MUTANTS: dict[str, tuple[str, Callable[[Patch], None], type[Protocol]]] = {
         ORPHANS,
     ),
     "blame for lost machines": (r"promise 6", _set(Loss, "blames", property(lambda self: True)), LOST),
-    "settled before it is": (r"promise 5.*documents left", _ahead, Protocol),
+    "settled before it is": (r"promise 5.*documents left|promise 6", _ahead, Protocol),
     "of a flow run executed twice both lives go on": (r"promise 5.*documents left|promise 6", _copies, COPIES),
 }
 
