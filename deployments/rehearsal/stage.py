@@ -52,7 +52,6 @@ class Stage:
         container: more variables for each worker's container.
         s3_errors: share of the S3 requests of parent and workers that fails.
         market: whether EC2 tells parents Spot prices that can be believed.
-        observer: whether Prefect's ECS worker reads the queue with ECS's events.
 
     Raises PdfFlowsError where a part of it does not come up.
     """
@@ -67,12 +66,11 @@ class Stage:
         container: dict[str, str] | None = None,
         s3_errors: float = 0.0,
         market: bool = False,
-        observer: bool = True,
     ) -> None:
         self.folder = folder
         self._capacity, self._patience, self._watch_seconds = capacity, patience, watch_seconds
         self._container = container or {}
-        self._s3_errors, self._market, self._observer = s3_errors, market, observer
+        self._s3_errors, self._market = s3_errors, market
         self._end_seconds = END_SECONDS
         self._exits = contextlib.ExitStack()
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -161,8 +159,6 @@ class Stage:
         control = {"PREFECT_WORKER_ENABLE_CANCELLATION": "true", "PREFECT_WORKER_QUERY_SECONDS": "1"}
         control |= {"PREFECT_HOME": str(self.folder / "control")} | self.prefect | self.aws
         queue = {"PREFECT_INTEGRATIONS_AWS_ECS_OBSERVER_SQS_QUEUE_NAME": self.outputs["EventsQueueName"]}
-        if not self._observer:
-            queue["PREFECT_INTEGRATIONS_AWS_ECS_OBSERVER_ENABLED"] = "false"
         for pool, kind, more in ((PARENTS_POOL, PARENTS_TYPE, beside), (WORKERS_POOL, WORKERS_TYPE, queue)):
             words = ("worker", "start", "--type", kind, "--pool", pool, "--no-create-pool-if-not-found")
             self._start(f"{kind}-worker", *words, **control, **more)

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import boto3
 import pytest
 from botocore.exceptions import ClientError
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deployments.aws.planned_run import planned_run
@@ -104,6 +104,7 @@ def test_an_hour_of_the_rehearsal_s_clock_has_one_price_and_the_last_change_befo
 counts = st.lists(st.integers(0, 500), min_size=1, max_size=60).filter(any)
 
 
+@settings(deadline=None)
 @given(counts, st.integers(1, 10**6), st.integers(3, 5))
 def test_the_likely_figure_lies_in_its_band(pages: list[int], population: int, workers: int) -> None:
     found = predict(planned_run(workers=workers), pages, population)
