@@ -28,7 +28,8 @@ from chaos.seen import SeenLife
 
 NOTICE_SECONDS = 90.0
 SIGTERM_SECONDS = 30.0
-LONG = "pages=400 seconds=0.2 assets=1"
+LONG = "pages=1500 seconds=0.2 assets=1"
+"""Minutes, whatever number of sandbox children share it out."""
 """80 s of work: its pages are kept."""
 
 

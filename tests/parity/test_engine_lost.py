@@ -81,7 +81,7 @@ def test_a_long_document_does_not_go_on_without_an_engine(scratch: Path, monkeyp
         with pytest.raises(EngineLost, match="does not stay alive"):
             convert(pool, many_pages(60), scratch, lambda page, pages: seen.append(page))
         assert time.monotonic() - began < 20
-    assert max(seen) < 30
+    assert max(seen, default=0) < 30
 
 
 def test_without_an_engine_no_room_is_taken_for_good(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
