@@ -21,6 +21,8 @@ class Saving:
     """Pages, in this life."""
     worked: float = 0.0
     """Seconds that they took."""
+    work: float = 0.0
+    """Seconds that all processes were at work on them."""
     unsaved: float = 0.0
     """Seconds of them that are in unsaved pages."""
     saved: bool = False
@@ -48,6 +50,7 @@ class Saving:
         self._since = now
         self.finished += 1
         self.worked += took
+        self.work += took * hands
         if self._ahead:
             self._ahead = False
         else:
@@ -63,7 +66,7 @@ class Saving:
         """Whether the document is long enough for its pages to be saved before their time, when the worker has to stop."""
         if not self.finished:
             return False
-        return self.saved or self.worked / self.finished * pages >= self.interval
+        return self.saved or self.work / self.finished * pages >= self.interval
 
     def fits(self, left: int | None, seconds: float) -> bool:
         """Whether the document's rest may be finished.

@@ -255,6 +255,15 @@ def test_a_stop_saves_long_documents_only(durations: list[float], pages: int) ->
         assert saving.worth(pages) == (bool(saves) or estimate > 60.0)
 
 
+def test_what_counts_is_the_work_of_all_who_were_at_it() -> None:
+    """Two children share out 64 seconds of work: a stop after a second would lose what a minute's document may not."""
+    saving = Saving(60.0)
+    saving.begin(0.0)
+    saving.finish(0.2, hands=2)
+    assert saving.worth(160)
+    assert saving.fits(159, 32.0)
+
+
 def test_what_is_left_of_a_document_that_was_saved_before_is_saved_however_short() -> None:
     saving = Saving(60.0, saved=True)
     saving.begin(0.0)
