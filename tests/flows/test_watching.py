@@ -96,7 +96,7 @@ def test_a_run_is_watched_and_reported(tmp_path: Path, home: Path) -> None:
     place = Place(tmp_path / "place", home)
     place.input.mkdir()
     for number in range(24):
-        (place.input / f"d{number:02d}.pdf").write_text(f"%PDF-dummy seconds=0.5 pages=4\n{number}\n")
+        (place.input / f"d{number:02d}.pdf").write_text(f"%PDF-dummy seconds=1 pages=4\n{number}\n")
     (place.input / EVIL).write_text("%PDF-dummy fail=DAMAGED\n")
     command = place.convert("--workers", "2", "--max-failure-rate", "50%", "--price", "0.5", "--budget", "50")
     while not list(place.runs.glob("*/parent/0/heartbeat.json")):

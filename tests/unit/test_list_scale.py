@@ -117,7 +117,7 @@ def test_a_folder_holds_the_names_of_one_branch(tmp_path: Path) -> None:
     assert of_many < 1.5 * of_few
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.timeout(600)
 def test_a_million_keys(listing: tuple[Endless, list[str]]) -> None:
     make, asked = listing
