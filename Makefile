@@ -62,7 +62,7 @@ setup:
 	@$(install)
 
 test:
-	@$(install) dev && $(with_args) $(pytest) -n logical --dist worksteal
+	@$(install) dev && $(with_args) $(pytest) -n 3 --dist worksteal
 
 test-slow:
 	@$(install) dev && { $(call marked,slow); }

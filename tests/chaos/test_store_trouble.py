@@ -56,9 +56,10 @@ def test_s3_that_fails_throttles_and_loses_responses(
     assert place.left_over() == {}
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("seconds", [10, 30])
+@pytest.mark.parametrize(
+    "seconds", [pytest.param(10, marks=pytest.mark.slow), pytest.param(30, marks=pytest.mark.soak)]
+)
 def test_s3_that_is_away_for_a_while(bucket: Bucket, moto_s3: Any, new_place: MakePlace, seconds: int) -> None:
     script = "seconds=0.3 assets=1"
     bucket.fill(DOCUMENTS, script)

@@ -176,7 +176,7 @@ def test_images_are_the_processors(shape: Shape) -> None:
     assert_same(shape, FEW[shape], seed=0)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("shape", MANY, ids=lambda shape: shape.__name__)
 def test_many_images_are_the_processors(shape: Shape) -> None:

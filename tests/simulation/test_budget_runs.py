@@ -125,7 +125,7 @@ MUTANTS: dict[str, Callable[[Patch], None]] = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_mutants_are_caught(mutant: str, monkeypatch: Patch) -> None:

@@ -104,7 +104,7 @@ def measured(code: str, *arguments: object) -> dict[str, float]:
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.timeout(900)
 def test_a_million_documents(tmp_path: Path) -> None:
     few_plan = measured(PLAN, 10_000, _made(tmp_path / "few"))
