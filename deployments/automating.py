@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from tasks.corpus.failures import PdfFlowsError, UsageError
+from deployments.prefect_api import prefect_client
+from tasks.corpus.failures import UsageError
 
 DEPLOYMENT = "retry-failures/retry-failures"
 AUTOMATION = "retry-failures after a run with failures"
@@ -47,7 +47,7 @@ def read(environment: Mapping[str, str] | None = None) -> Switches:
 
     Raises UsageError where nothing is deployed, PdfFlowsError where Prefect's API does not answer.
     """
-    with _client(environment or {}) as client:
+    with prefect_client(environment or {}) as client:
         return _read(client)
 
 
@@ -63,7 +63,7 @@ def switch(
     Args:
         place: the output (and runs) whose failures the schedule converts.
     """
-    with _client(environment or {}) as client:
+    with prefect_client(environment or {}) as client:
         deployment, _, _ = _find(client)
         if nightly and not (deployment.parameters | dict(place or {})).get("output"):
             raise UsageError("the schedule names no output: say whose failures it is to convert, with --output")
@@ -73,7 +73,7 @@ def switch(
 
 def restore(environment: Mapping[str, str], before: Switches) -> None:
     """After a deploy, which switches off: switch on again what was on. Raises as `read`."""
-    with _client(environment) as client:
+    with prefect_client(environment) as client:
         _set(client, before.after_runs or None, before.nightly or None, before.place)
 
 
@@ -110,21 +110,3 @@ def _find(client: Any) -> tuple[Any, Any, Any]:
         if not found:
             raise UsageError(f"the {what} of retry-failures {missing}")
     return deployment, schedules[0], automations[0]
-
-
-@contextlib.contextmanager
-def _client(environment: Mapping[str, str]) -> Iterator[Any]:
-    import httpx
-    from prefect.client.orchestration import get_client
-    from prefect.exceptions import PrefectException
-    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_KEY, PREFECT_API_URL, temporary_settings
-
-    known = {setting.name: setting for setting in (PREFECT_API_URL, PREFECT_API_KEY, PREFECT_API_AUTH_STRING)}
-    updates: dict[Any, Any] = {known[name]: value for name, value in environment.items() if name in known}
-    try:
-        with temporary_settings(updates=updates), get_client(sync_client=True) as client:
-            yield client
-    except (httpx.HTTPError, PrefectException, RuntimeError) as error:
-        raise PdfFlowsError(
-            f"the Prefect API does not do what it is asked ({' '.join(str(error).split())[:300]}): is it the right one, and up?"
-        ) from error

@@ -8,10 +8,9 @@ knows as defaults.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from deployments.aws.account import TAG
 from deployments.aws.errors import AwsError
 from deployments.deploying import deploy_all
+from deployments.prefect_api import prefect_client
 from tasks.corpus.failures import PdfFlowsError, UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -178,7 +178,7 @@ def make_pool(outputs: Mapping[str, str], environment: Mapping[str, str], *, pro
     from prefect.workers.process import ProcessWorker
 
     template = make_template(default_template(), plan_of(outputs, project))
-    with _client(environment) as client:
+    with prefect_client(environment, AwsError) as client:
         said = [
             _bring(client, WORKERS_POOL, WORKERS_TYPE, template),
             _bring(client, PARENTS_POOL, PARENTS_TYPE, ProcessWorker.get_default_base_job_template()),
@@ -257,32 +257,12 @@ def defaults_of(outputs: Mapping[str, str], parameters: Mapping[str, str]) -> di
 def _fill(wanted: Mapping[str, Mapping[str, Any]], environment: Mapping[str, str]) -> str:
     from prefect.client.schemas.actions import DeploymentUpdate
 
-    with _client(environment) as client:
+    with prefect_client(environment, AwsError) as client:
         for name, parameters in wanted.items():
             if parameters:
                 there = client.read_deployment_by_name(f"{name}/{name}")
                 client.update_deployment(there.id, DeploymentUpdate(parameters=there.parameters | parameters))
     return ", ".join(f"{name}={value}" for name, value in wanted["convert-corpus"].items())
-
-
-@contextlib.contextmanager
-def _client(environment: Mapping[str, str]) -> Iterator[Any]:
-    """Prefect's client for the API that the environment names. Raises AwsError for what it raises."""
-    import httpx
-    from prefect.client.orchestration import get_client
-    from prefect.exceptions import PrefectException
-    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_KEY, PREFECT_API_URL, temporary_settings
-
-    known = {setting.name: setting for setting in (PREFECT_API_URL, PREFECT_API_KEY, PREFECT_API_AUTH_STRING)}
-    updates: dict[Any, Any] = {known[name]: value for name, value in environment.items() if name in known}
-    try:
-        with temporary_settings(updates=updates), get_client(sync_client=True) as client:
-            yield client
-    except (httpx.HTTPError, PrefectException, RuntimeError) as error:
-        words = " ".join(str(error).split())[:300]
-        raise AwsError(
-            f"the Prefect API does not do what it is asked ({words}): is it the right one, and up?"
-        ) from error
 
 
 def _copy(value: Any) -> Any:

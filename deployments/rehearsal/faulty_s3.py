@@ -10,15 +10,14 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
-from typing import Self
 from urllib.parse import urlsplit
 
-from deployments.rehearsal.quiet_server import QuietServer
+from deployments.rehearsal.quiet_server import Served
 
 HOP = frozenset({"connection", "expect", "transfer-encoding", "content-length", "keep-alive", "server", "date"})
 
 
-class FaultyS3:
+class FaultyS3(Served):
     """Forwards HTTP requests to `upstream_url` and breaks some of them, drawn from `seed` in order of arrival.
 
     Rates are shares of the requests and may be changed at any time:
@@ -66,22 +65,7 @@ class FaultyS3:
         class Handler(_Handler):
             faulty = owner
 
-        self._server = QuietServer(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-
-    @property
-    def url(self) -> str:
-        """What goes into AWS_ENDPOINT_URL."""
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        super().__init__(Handler, 0.05)
 
     @contextmanager
     def outage(self) -> Iterator[None]:

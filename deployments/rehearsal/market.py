@@ -7,17 +7,15 @@ Each hour of the rehearsal's clock has its own.
 from __future__ import annotations
 
 import hashlib
-import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler
-from typing import Self
 from urllib.parse import parse_qs
 from xml.sax.saxutils import escape
 
 from deployments.rehearsal.clock import here
-from deployments.rehearsal.quiet_server import QuietServer
+from deployments.rehearsal.quiet_server import Served
 from tasks.fleet.price_table import ON_DEMAND
 
 LOWEST, HIGHEST = 0.30, 0.45
@@ -41,7 +39,7 @@ def history(type_: str, zone: str, since: float, until: float) -> list[tuple[flo
     return [(hour * HOUR, price(type_, zone, hour)) for hour in hours]
 
 
-class Market:
+class Market(Served):
     """EC2's endpoint for those who ask for Spot prices; everything else is refused. A context manager."""
 
     def __init__(self, region: str, wall: Callable[[], float] = time.time) -> None:
@@ -62,22 +60,7 @@ class Market:
                 self.end_headers()
                 self.wfile.write(text.encode())
 
-        self._server = QuietServer(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.2}, daemon=True)
-
-    @property
-    def url(self) -> str:
-        """What goes into AWS_ENDPOINT_URL_EC2."""
-        return f"http://127.0.0.1:{self._server.server_port}"
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        super().__init__(Handler, 0.2)
 
     def answer(self, asked: dict[str, str]) -> tuple[int, str]:
         """Status and body of a request of EC2's query protocol."""

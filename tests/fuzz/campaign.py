@@ -40,21 +40,6 @@ GRACE = 120.0
 """Seconds over a document's limit after which the sandbox is called hung: its child may have to be started on a busy machine."""
 MOST_SEED_BYTES = 200_000
 MOST_SEED_PAGES = 3
-OF_THE_DOCUMENT = frozenset(
-    {
-        Category.NOT_A_PDF,
-        Category.EMPTY,
-        Category.ENCRYPTED,
-        Category.UNSUPPORTED_ENCRYPTION,
-        Category.DAMAGED,
-        Category.NO_PAGES,
-        Category.NO_TEXT,
-        Category.TOO_LARGE,
-        Category.TIMEOUT,
-        Category.MEMORY,
-    }
-)
-"""What a broken file may end as without anybody having to look. The others are records of a bug."""
 
 
 @dataclass
