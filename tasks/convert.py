@@ -131,7 +131,7 @@ def work_partition(settings: WorkerSettings, log: Log, passwords: list[str], aro
     if os.environ.get("PDF_FLOWS_PARENT_PIPE"):
         when_parent_ends(worker.drain)
     try:
-        with _drained_by_sigterm(worker), shipping(settings.worker, settings.run_id):
+        with drained_by_sigterm(worker, in_flow_run=flow_run is not None), shipping(settings.worker, settings.run_id):
             return worker.run()
     finally:
         around.flush()
@@ -145,8 +145,12 @@ def work_partition(settings: WorkerSettings, log: Log, passwords: list[str], aro
 
 
 @contextmanager
-def _drained_by_sigterm(worker: Worker) -> Iterator[None]:
-    """SIGTERM drains the worker: Prefect's own handler would raise in the midst of it, and the flow run would be Crashed."""
+def drained_by_sigterm(worker: Worker, *, in_flow_run: bool) -> Iterator[None]:
+    """SIGTERM drains the worker: Prefect's own handler would raise in the midst of it, and the flow run would be Crashed.
+
+    Within a flow run one that comes behind the worker's end is let pass: a host's watcher and ECS both send it, and the
+    drained worker's state may not have been told yet. Prefect itself puts back what was there before the flow run.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -158,7 +162,7 @@ def _drained_by_sigterm(worker: Worker) -> Iterator[None]:
         with waking_main():
             yield
     finally:
-        signal.signal(signal.SIGTERM, former)
+        signal.signal(signal.SIGTERM, (lambda number, frame: None) if in_flow_run else former)
 
 
 def end_state(life: Callable[[], Summary]) -> Any:

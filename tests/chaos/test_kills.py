@@ -52,13 +52,13 @@ def test_five_kills(place: Place, seed: int) -> None:
     assert tally.kills.total() >= 3
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.timeout(3600)
-def test_twenty_five_kills(tmp_path: Path, home: Path, seed: int, capsys: pytest.CaptureFixture[str]) -> None:
-    tally = kill_many(tmp_path, home, 25, seed, documents=80, script="seconds=0.2", assets=3)
+def test_fifty_kills(tmp_path: Path, home: Path, seed: int, capsys: pytest.CaptureFixture[str]) -> None:
+    tally = kill_many(tmp_path, home, 50, seed, documents=80, script="seconds=0.2", assets=3)
     with capsys.disabled():
         print(f"\nseed {seed}: {tally}")
-    assert tally.kills.total() == 25
+    assert tally.kills.total() == 50
     assert len(tally.kills) == len(Victim)
 
 

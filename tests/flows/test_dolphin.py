@@ -119,6 +119,7 @@ def test_convert_again_audit_and_other_options(pdf_flows: Command) -> None:
     assert [path for path in (pdf_flows.folder / "tmp").iterdir() if "pdf-flows" in path.name] == []
 
 
+@pytest.mark.slow
 def test_without_model_and_network_nothing_is_started(pdf_flows: Command) -> None:
     shutil.copy(kit.FIXTURES / "letters.pdf", pdf_flows.input)
     with socket.socket() as nobody:

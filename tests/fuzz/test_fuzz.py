@@ -68,6 +68,7 @@ def test_some_mutants(
     fuzz(place, made, tmp_path / "kept", capsys, SLICE)
 
 
+@pytest.mark.slow
 def test_what_is_written_beside_the_sandbox_is_seen(place: Path) -> None:
     before = campaign.watched(place)
     (place / "slots" / "inside").write_text("may be")

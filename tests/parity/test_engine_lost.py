@@ -84,6 +84,7 @@ def test_a_long_document_does_not_go_on_without_an_engine(scratch: Path, monkeyp
     assert max(seen, default=0) < 30
 
 
+@pytest.mark.slow
 def test_without_an_engine_no_room_is_taken_for_good(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever waited for room would wait for ever, where the error ought to be told."""
     with running(scratch, "1.5", slots=2) as pool:
@@ -95,6 +96,7 @@ def test_without_an_engine_no_room_is_taken_for_good(scratch: Path, monkeypatch:
         assert pool._arena.used == 0
 
 
+@pytest.mark.slow
 def test_pages_that_cannot_be_read_are_not_blamed_on_the_document(
     scratch: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -114,6 +116,7 @@ def test_pages_that_cannot_be_read_are_not_blamed_on_the_document(
     assert "no page can be read" in caught.value.failure.message
 
 
+@pytest.mark.slow
 def test_the_documents_time_limit_is_its_own(scratch: Path) -> None:
     """Not that of the page that is in hand by then, and it does not begin anew behind that page."""
     with running(scratch, "1.5", limits=Limits(document_timeout=1.0, page_timeout=30)) as pool:
@@ -126,6 +129,7 @@ def test_the_documents_time_limit_is_its_own(scratch: Path) -> None:
     assert "the document's time limit, 1 s" in failure.message
 
 
+@pytest.mark.slow
 def test_pages_over_their_time_count_for_the_document(scratch: Path) -> None:
     """Else each of 5,000 bad pages would cost the whole time of a page."""
     with running(scratch, "1.5", limits=Limits(document_timeout=3.0, page_timeout=0.7)) as pool:

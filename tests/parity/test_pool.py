@@ -95,6 +95,7 @@ def test_json_and_markdown_are_upstreams(generation: str, scratch: Path) -> None
             assert hashlib.sha256(pixels.tobytes()).hexdigest() == golden["sha256"]
 
 
+@pytest.mark.slow
 def test_clean_markdown_and_full_json(scratch: Path) -> None:
     with running(scratch, "1.5", json_output=True) as pool:
         result, contents = convert(pool, "articles", scratch)
@@ -117,6 +118,7 @@ def test_clean_markdown_and_full_json(scratch: Path) -> None:
     assert shown == pictures
 
 
+@pytest.mark.slow
 def test_a_document_is_the_same_alone_and_among_others(scratch: Path) -> None:
     with running(scratch, "1.5", slots=2) as pool:
         alone, _ = convert(pool, "letters", scratch)
@@ -128,12 +130,14 @@ def test_a_document_is_the_same_alone_and_among_others(scratch: Path) -> None:
     assert [result.pages for name, result in zip(names, among, strict=True) if name == "letters"] == [alone.pages] * 3
 
 
+@pytest.mark.slow
 def test_loops_are_stopped_and_told(scratch: Path) -> None:
     with running(scratch, "loop", markdown=MarkdownMode.CLEAN, generation="1.5") as pool:
         result, _ = convert(pool, "loop", scratch)
     assert any("repeated itself and was stopped" in warning for warning in result.warnings)
 
 
+@pytest.mark.slow
 def test_layouts_that_name_nothing_are_told(scratch: Path) -> None:
     """As with the other generation's grammar: the pages would be empty, and nobody would know."""
     with running(scratch, "1.5", generation="1.0") as pool:

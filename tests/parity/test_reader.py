@@ -67,9 +67,7 @@ def test_one_at_a_time_is_upstreams(generation: str) -> None:
         assert answers[key].end is End.END
 
 
-@both
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(
+SCHEDULES = given(
     seed=st.integers(0, 2**32),
     slots=st.integers(1, 40),
     images=st.integers(1, 9),
@@ -77,9 +75,25 @@ def test_one_at_a_time_is_upstreams(generation: str) -> None:
     lookahead=st.integers(0, 2),
     pauses=st.floats(0, 1),
 )
-def test_any_schedule_is_upstreams(
-    generation: str, seed: int, slots: int, images: int, short: int, lookahead: int, pauses: float
-) -> None:
+
+
+@both
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@SCHEDULES
+def test_any_schedule_is_upstreams(generation: str, **schedule: Any) -> None:
+    read_as(generation, **schedule)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(0)
+@both
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@SCHEDULES
+def test_many_schedules_are_upstreams(generation: str, **schedule: Any) -> None:
+    read_as(generation, **schedule)
+
+
+def read_as(generation: str, seed: int, slots: int, images: int, short: int, lookahead: int, pauses: float) -> None:
     """Any number of slots, order of arrival, mix of documents and prompts; rows that move on to the long lane, late work."""
     requests = prepared(generation)
     rng = random.Random(seed)
@@ -96,6 +110,7 @@ def test_any_schedule_is_upstreams(
     assert answers == {key: asked.ids for key, (asked, _) in enumerate(requests)}
 
 
+@pytest.mark.slow
 def test_out_of_memory_shrinks_the_batch_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wherever memory runs out, every request is answered, as ever; the batch is smaller afterwards."""
     requests = prepared("1.5")
@@ -177,6 +192,7 @@ class TestLoops:
         (answer,) = read_all(reader("loop", **options), [request(0, asked, image)]).values()
         return asked, answer
 
+    @pytest.mark.slow
     def test_strict_runs_to_the_end_and_is_flagged(self) -> None:
         """As upstream, token for token, to the last one that fits - through the long lane."""
         asked, answer = self.answer(stop_loops=False)

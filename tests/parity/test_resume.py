@@ -65,7 +65,11 @@ def new_assets(folder: Path, *figures: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "options", [{"markdown": "upstream", "stop_loops": False, "json_output": True}, {"json_output": True}]
+    "options",
+    [
+        {"markdown": "upstream", "stop_loops": False, "json_output": True},
+        pytest.param({"json_output": True}, marks=pytest.mark.slow),
+    ],
 )
 def test_a_document_is_the_same_whatever_was_known_of_it(scratch: Path, options: dict[str, Any]) -> None:
     with running(scratch, "1.5", **options) as pool:
@@ -82,6 +86,7 @@ def test_a_document_is_the_same_whatever_was_known_of_it(scratch: Path, options:
                 assert sorted(rest.pages) == [number for number in numbers if number not in known]
 
 
+@pytest.mark.slow
 def test_pages_whose_figures_are_lost_or_that_make_no_sense_are_read_again(scratch: Path) -> None:
     with running(scratch, "1.5", markdown="upstream", stop_loops=False) as pool:
         whole = Kept()
@@ -98,6 +103,7 @@ def test_pages_whose_figures_are_lost_or_that_make_no_sense_are_read_again(scrat
         assert again.pages.keys() == whole.pages.keys()
 
 
+@pytest.mark.slow
 def test_a_stop_ends_a_document_when_the_pages_in_flight_are_done(scratch: Path) -> None:
     with running(scratch, "1.5", markdown="upstream", stop_loops=False) as pool:
         pool._room = threading.Semaphore(1)

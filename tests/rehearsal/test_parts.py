@@ -120,6 +120,7 @@ def test_a_container_is_started_by_the_images_entrypoint_with_all_its_environmen
     )
 
 
+@pytest.mark.slow
 def test_another_entrypoint_is_another_container(
     yard: Callable[..., Yard], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -145,6 +146,7 @@ def test_another_entrypoint_is_another_container(
     assert places.here(f"{ROOT}/x") == f"{ROOT}/x", "wherever the clone is"
 
 
+@pytest.mark.slow
 def test_tasks_queue_for_machines_and_give_up(yard: Callable[..., Yard]) -> None:
     place = yard(capacity=1, patience=1.5)
     first, second, third = place.run(*SLEEPS), place.run("true"), place.run("true")
@@ -165,6 +167,7 @@ def test_tasks_queue_for_machines_and_give_up(yard: Callable[..., Yard]) -> None
     assert diagnose(f"ECS task failed to start: {event['stoppedReason']}", began=False) is Loss.CAPACITY
 
 
+@pytest.mark.slow
 def test_stop_task_is_sigterm_first_and_takes_the_tags(yard: Callable[..., Yard]) -> None:
     place = yard()
     arn = place.run("bash", "-c", "trap 'echo told; exit 7' TERM; echo up; while :; do sleep 0.1; done")
@@ -216,6 +219,7 @@ def test_who_breaks_the_watcher_breaks_the_rehearsal(yard: Callable[..., Yard]) 
             stack.watcher(broken)
 
 
+@pytest.mark.slow
 def test_a_lost_machine_says_nothing_and_neither_does_a_lost_queue(yard: Callable[..., Yard]) -> None:
     place = yard(watch_seconds=0.2)
     task = place.wait(place.run(*SLEEPS), Status.RUNNING)
@@ -229,6 +233,7 @@ def test_a_lost_machine_says_nothing_and_neither_does_a_lost_queue(yard: Callabl
     assert (shown["lastStatus"], shown["stoppedReason"]) == ("STOPPED", f"Host EC2 (instance {host.id}) terminated.")
 
 
+@pytest.mark.slow
 def test_a_notice_is_in_the_metadata_and_in_the_file_and_then_the_machine_is_gone(yard: Callable[..., Yard]) -> None:
     place = yard(capacity=2, watch_seconds=0.2)
     arn = place.run("bash", "-c", "trap '' TERM; sleep 600")
@@ -253,6 +258,7 @@ def test_a_notice_is_in_the_metadata_and_in_the_file_and_then_the_machine_is_gon
     assert "exitCode" not in event["containers"][0]
 
 
+@pytest.mark.slow
 def test_the_supervisor_learns_from_ecs_what_prefect_does_not_say(yard: Callable[..., Yard]) -> None:
     """Prefect's observer has the same words for a machine that was taken away and for a process that was killed."""
     from prefect.states import Crashed
@@ -274,6 +280,7 @@ def test_the_supervisor_learns_from_ecs_what_prefect_does_not_say(yard: Callable
     assert [diagnose(said, began=True) for said in (words, *found)] == [Loss.PROCESS, Loss.HOST, Loss.PROCESS]
 
 
+@pytest.mark.slow
 def test_a_dead_task_ends_its_flow_run_and_an_orphan_is_stopped(yard: Callable[..., Yard]) -> None:
     place = yard(capacity=2)
     dead, orphan = (place.wait(place.run(*SLEEPS), Status.RUNNING) for _ in range(2))

@@ -159,7 +159,7 @@ def test_a_run_loses_a_machine_and_a_container_and_ends_accounted(
         )
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.timeout(1200)
 def test_machines_that_are_lost_without_a_word_are_found_by_asking_ecs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -23,20 +23,20 @@ from tasks.fleet.budget import (
 from tasks.fleet.machine import Lifecycle
 from tasks.fleet.spend import HOUR, Rate, Rental, Spend
 
-RUNS = 1000
 ENOUGH = 400
 """Worlds in which a mutant must be caught."""
 
 
-def test_no_world_costs_more_than_its_budget() -> None:
-    worlds = [World(seed).run() for seed in range(RUNS)]
+@pytest.mark.parametrize("runs", [200, pytest.param(1000, marks=pytest.mark.slow)])
+def test_no_world_costs_more_than_its_budget(runs: int) -> None:
+    worlds = [World(seed).run() for seed in range(runs)]
     over = [(world.seed, world.share) for world in worlds if world.share > 1]
     assert not over
     # The worlds are worth something: budgets were nearly spent, claiming stopped, parents were lost, documents were done.
-    assert max(world.share for world in worlds) > 0.99
-    assert sum(any(why.startswith("budget") for why in world.stops) for world in worlds) > RUNS / 5
-    assert sum(world.losses for world in worlds) > RUNS / 4
-    assert sum(world.finished == DOCUMENTS for world in worlds) > RUNS / 10
+    assert max(world.share for world in worlds) > 0.98
+    assert sum(any(why.startswith("budget") for why in world.stops) for world in worlds) > runs / 5
+    assert sum(world.losses for world in worlds) > runs / 4
+    assert sum(world.finished == DOCUMENTS for world in worlds) > runs / 10
 
 
 _committed, _cost, _leaving = budget.committed, spend.cost, Terms.leaving_seconds
@@ -81,7 +81,13 @@ MUTANTS: dict[str, Callable[[Patch], None]] = {
 }
 
 
-@pytest.mark.parametrize("mutant", MUTANTS)
+LATE = {"tick forgotten"}
+"""Only a world far on shows them."""
+
+
+@pytest.mark.parametrize(
+    "mutant", [pytest.param(mutant, marks=[pytest.mark.slow] if mutant in LATE else []) for mutant in MUTANTS]
+)
 def test_mutants_are_caught(mutant: str, monkeypatch: Patch) -> None:
     MUTANTS[mutant](monkeypatch)
     assert any(World(seed).run().share > 1 for seed in range(ENOUGH))

@@ -410,6 +410,7 @@ def test_partition_0_of_5_over_10_documents_converts_exactly_0_and_5(contract: C
     assert (status, account["converted"], account["remaining"], account["duplicates"]) == (1, 2, 8, 0)
 
 
+@pytest.mark.slow
 def test_workers_started_at_the_same_time_join_one_run_and_convert_everything_once(
     contract: Callable[..., Contract],
 ) -> None:
