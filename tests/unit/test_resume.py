@@ -156,19 +156,20 @@ def test_the_time_that_was_spent_counts(sandbox: Callable[..., Sandbox]) -> None
     converted(one, slow, journal)
     spent = [journal.pages[number].spent for number in range(1, 9)]
     assert spent == sorted(spent)
-    assert spent[-1] >= 2.0
+    # Two clocks are in it, the child's sleep and this process's: they part by microseconds.
+    assert spent[-1] >= 1.99
     known = {1: journal.pages[1]}
     later = Kept(known, spent=1.0)
     converted(one, slow, later)
-    assert later.pages[2].spent >= 1.25
+    assert later.pages[2].spent >= 1.24
     with pytest.raises(OutOfTime) as caught:
         converted(one, slow, Kept(known, spent=4.0))
     assert caught.value.failure.category is Category.TIMEOUT
-    began = time.monotonic()
+    over = Kept(known, spent=5.0)
     with pytest.raises(OutOfTime, match="before it was taken up again") as caught:
-        converted(one, slow, Kept(known, spent=5.0))
+        converted(one, slow, over)
     assert not caught.value.failure.retryable
-    assert time.monotonic() - began < 0.5
+    assert over.pages == {}, "nothing was begun"
 
 
 def booklet() -> bytes:
