@@ -6,6 +6,7 @@ import ctypes
 import importlib.util
 import logging
 import os
+import signal
 import uuid
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -40,6 +41,9 @@ os.environ.setdefault("AWS_EC2_METADATA_DISABLED", "true")
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Before torch is loaded: several processes, each with threads for all cores that spin while they wait, are ten times slower.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell that starts this in the background has it ignored, and so would every command that a test sends Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 collect_ignore = [] if importlib.util.find_spec("torch") else list(NEED_TORCH)
 
 

@@ -23,23 +23,23 @@ DOCUMENTS = 300
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_eight_kills_of_a_fleet(tmp_path: Path, moto_s3: Any, seed: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_twenty_kills_of_a_fleet(tmp_path: Path, moto_s3: Any, seed: int, capsys: pytest.CaptureFixture[str]) -> None:
     # The outage is a shorter one here: `make soak` has those of 30 s.
     tally = kill_fleets(
         tmp_path,
         tmp_path / "home",
         moto_s3,
         moto_s3.url,
-        8,
+        20,
         seed,
-        documents=120,
+        documents=DOCUMENTS,
         script="seconds=0.25 assets=1",
         outage_seconds=12,
     )
     with capsys.disabled():
         print(f"\nseed {seed}: {tally}")
-    assert tally.kills.total() == 8
-    assert len(tally.kills) >= 5
+    assert tally.kills.total() == 20
+    assert len(tally.kills) == len(FleetVictim)
     assert max(tally.repeated) <= 60
 
 

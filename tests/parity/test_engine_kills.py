@@ -174,6 +174,7 @@ def test_an_image_that_comes_too_late_is_not_taken_for_the_next_one(
     kill = ChildProcess.kill
 
     def late(self: ChildProcess) -> None:
+        os.kill(self.pid or 0, signal.SIGCONT)
         time.sleep(0.5)  # it answers in the meantime
         kill(self)
 
@@ -186,7 +187,9 @@ def test_an_image_that_comes_too_late_is_not_taken_for_the_next_one(
         message = {"op": "elements", "page": page}
         with monkeypatch.context() as patch:
             patch.setattr(ChildProcess, "kill", late)
-            patch.setattr(clients, "PREPARE_TIMEOUT", 0.0)
+            patch.setattr(clients, "PREPARE_TIMEOUT", 0.1)
+            for child in preparers._all:
+                os.kill(child.pid or 0, signal.SIGSTOP)
             with pytest.raises(ConversionError, match="not prepared within"):
                 preparers.request(message | {"layout": "[0,0,100,100][para]"})
         with pytest.raises(ConversionError, match="no request is called 'nonsense'"):

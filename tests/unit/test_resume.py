@@ -255,8 +255,8 @@ def test_pages_that_fail_in_one_way_go_a_cheaper_one_wherever_the_document_was_c
 CORPUS = Path(os.environ.get("PDF_FLOWS_CORPUS") or ROOT / "../shared/corpus").resolve()
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
 @pytest.mark.skipif(not CORPUS.is_dir(), reason="the corpus is not there")
 def test_documents_of_the_corpus_are_the_same_wherever_they_were_cut(sandbox: Callable[..., Sandbox]) -> None:
     one = sandbox(EngineName.LAYOUT, max_pages=12)
