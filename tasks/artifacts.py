@@ -1,4 +1,4 @@
-"""What a run shows in the Prefect UI beside logs and task runs: its name, its progress, its failures, its summary.
+"""What a run shows in the Prefect UI while it runs, beside logs and task runs: its name, its progress, its workers, its spend.
 
 Without an API there is none of it, and the work is none the worse: here an API that can't be reached is a warning.
 """
@@ -8,8 +8,7 @@ from __future__ import annotations
 import contextvars
 import json
 import logging
-import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Protocol, cast
 from uuid import UUID
@@ -22,22 +21,14 @@ from prefect.artifacts import (
 )
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactUpdate
-from prefect.settings import PREFECT_UI_URL
 
 from tasks.api import LOST, api_is_gone, current_flow_run
-from tasks.corpus import paths
-from tasks.corpus.audit import Reconciliation
-from tasks.corpus.failure_file import replay_command
-from tasks.corpus.failures import Failure
-from tasks.corpus.names import printable
 from tasks.fleet.money import Money, duration
-from tasks.markup import code, plain
-from tasks.report import Report
+from tasks.markup import plain
 from tasks.ticker import Ticker
-from tasks.view import RunView, worst_first
+from tasks.ui_links import link, log_path
+from tasks.view import RunView, WorkerView, worst_first
 
-SHOWN = 1000
-"""Rows of a table artifact at most: the UI loads it whole."""
 WORKERS_SHOWN = 200
 PROGRESS_SECONDS = 15.0
 """One call of the API so often, whatever there is to show."""
@@ -46,15 +37,6 @@ LOGGED_EVERY = 4
 ROUND = ("progress", "workers", "progress", "spend")
 """What is updated in turn: the progress twice a minute, the table of workers and the spend once."""
 Log = logging.Logger | logging.LoggerAdapter[Any]
-
-
-class HasFailure(Protocol):
-    """A ledger record, or a failed document of an account."""
-
-    @property
-    def key(self) -> str: ...
-    @property
-    def failure(self) -> Failure | None: ...
 
 
 class HasProgress(Protocol):
@@ -68,15 +50,20 @@ class HasProgress(Protocol):
     def pages(self) -> int: ...
 
 
-def name_flow_run(run_id: str, log: Log) -> None:
-    """Give the current flow run the run's id as its name, and its tag: people find it by what all commands print."""
+def name_flow_run(run_id: str, log: Log, retried: str | None = None) -> None:
+    """Give the current flow run the run's id as its name, and its tag: people find it by what all commands print.
+
+    Args:
+        retried: the run whose documents this one converts again; a tag, too.
+    """
     flow_run = current_flow_run()
     if flow_run is None:
         return
-    tags = {*flow_run.tags, f"run:{run_id}"}
+    # Several retries in one flow run: it keeps the tags of all.
+    flow_run.tags = sorted({*flow_run.tags, f"run:{run_id}", *([f"retry-of:{retried}"] if retried is not None else [])})
     try:
         with get_client(sync_client=True) as client:
-            client.update_flow_run(flow_run.id, name=run_id, tags=sorted(tags))
+            client.update_flow_run(flow_run.id, name=run_id, tags=flow_run.tags)
     except LOST as error:
         log.warning("The flow run could not be named %s: %s", run_id, error)
 
@@ -126,6 +113,11 @@ class RunProgress:
     def done(self) -> int:
         """Documents that are done with, in all lives of all workers."""
         return min(self._documents, self._before + sum(self._lives.values()))
+
+    @property
+    def workers_table(self) -> UUID | None:
+        """The artifact with the table of the workers, None where there is none."""
+        return self._artifacts.get("workers")
 
     def __enter__(self) -> RunProgress:
         self._ticker.start()
@@ -218,12 +210,6 @@ def _debug(key: str, error: BaseException) -> None:
     logging.getLogger("pdf_flows.artifacts").debug("no artifact %s: %s", key, error)
 
 
-def ui_address() -> str:
-    """Where people find the Prefect UI; "" where that is not known."""
-    base = PREFECT_UI_URL.value()
-    return str(base).rstrip("/") if base else ""
-
-
 def worker_rows(view: RunView) -> list[dict[str, Any]]:
     """Rows of the table of workers, those in trouble and the slowest first."""
     return [
@@ -231,6 +217,7 @@ def worker_rows(view: RunView) -> list[dict[str, Any]]:
             "worker": worker.worker,
             "state": worker.state.value,
             "why": plain(worker.why),
+            "log": _log_of(worker),
             "done": worker.done,
             "of": worker.total,
             "failed": worker.failed,
@@ -244,6 +231,13 @@ def worker_rows(view: RunView) -> list[dict[str, Any]]:
         }
         for worker in worst_first(view.workers)[:WORKERS_SHOWN]
     ]
+
+
+def _log_of(worker: WorkerView) -> str:
+    try:
+        return link("log", log_path(UUID(worker.flow_run_id))) if worker.flow_run_id is not None else ""
+    except ValueError:  # the life's record is somebody else's writing
+        return ""
 
 
 def _sum_of_workers(view: RunView) -> str:
@@ -288,107 +282,3 @@ def spend_markdown(view: RunView) -> str:
         lines += ["", "| interrupted | machine | why |", "| --- | --- | --- |"]
         lines += [f"| worker {one.worker} | {plain(one.machine)} | {plain(one.why)} |" for one in view.interruptions]
     return "\n".join(lines)
-
-
-def failure_rows(records: Sequence[HasFailure]) -> list[dict[str, Any]]:
-    """Rows of a failures table. What a person reads first comes first: the UI cuts off the rest."""
-    return [
-        {
-            "document": plain(printable(record.key)),
-            "category": record.failure.category.value,
-            "message": plain(record.failure.message),
-            "phase": record.failure.phase.value,
-            "attempts": record.failure.attempts,
-            "retryable": "yes" if record.failure.retryable else "no",
-        }
-        for record in records[:SHOWN]
-        if record.failure is not None
-    ]
-
-
-def publish_table(key: str, rows: list[dict[str, Any]], description: str, log: Log) -> UUID | None:
-    """A table artifact on the current flow run. Returns its id, None where there is no API."""
-    try:
-        return cast(UUID, create_table_artifact(key=key, table=rows, description=description))
-    except LOST as error:
-        log.warning("The artifact %s could not be stored: %s", key, error)
-        return None
-
-
-def publish_run(report: Report, result: Reconciliation, runs_url: str, log: Log) -> None:
-    """The parent's artifacts: a table of the failures if there are any, and the summary."""
-    table: UUID | None = None
-    failures = result.failures
-    if failures:
-        rows = failure_rows(failures)
-        for row, failed in zip(rows, (f for f in failures if f.failure is not None), strict=False):
-            row["replay"] = code(printable(replay_command(report.output, report.run_id, failed.key, runs_url)))
-        where = f"{runs_url.rstrip('/')}/{paths.failures_prefix(report.run_id)}"
-        first = f" The first {SHOWN:,} of them are here." if len(failures) > SHOWN else ""
-        table = publish_table(
-            "failures",
-            rows,
-            f"{len(failures):,} of {report.documents:,} documents failed.{first} Also kept in {code(printable(where))}",
-            log,
-        )
-    try:
-        create_markdown_artifact(key="summary", markdown=summary_markdown(report, table), description=_sentence(report))
-    except LOST as error:
-        log.warning("The artifact summary could not be stored: %s", error)
-
-
-def summary_markdown(report: Report, failures: UUID | None = None) -> str:
-    """The parent's summary.
-
-    Args:
-        failures: the artifact that holds the table of failures, to link to.
-    """
-    accounting = [
-        ("converted", report.converted),
-        ("of them partial", report.partial),
-        ("skipped", report.skipped),
-        ("failed", report.failed),
-        ("quarantined", report.quarantined),
-        ("remaining", report.remaining),
-        ("published twice", report.duplicates),
-        ("pages", report.pages),
-    ]
-    lines = [f"# {report.state}", "", plain(f"{report.why[0].upper()}{report.why[1:]}.") if report.why else "", ""]
-    lines += [f"{code(printable(report.input))} to {code(printable(report.output))}, engine {report.engine}", ""]
-    lines += [f"| documents | {report.documents:,} |", "| --- | ---: |"]
-    lines += [f"| {name} | {value:,} |" for name, value in accounting]
-    lines += [f"| seconds | {report.seconds:,.1f} |", f"| pages per second | {report.pages_per_second:,.2f} |"]
-    if report.categories:
-        lines += ["", "| failures | documents |", "| --- | ---: |"]
-        lines += [f"| {category} | {count:,} |" for category, count in report.categories.items()]
-        command = f"pdf-flows retry {shlex.quote(report.output)} {report.run_id}"
-        lines += ["", f"{_link('Each failed document and its cause', failures)}. To convert them again, run the "]
-        lines += [f"deployment `retry-failures` with this output and run id, or {code(printable(command))}."]
-    if report.money is not None:
-        lines += ["", plain("; ".join(report.money.lines())) + "."]
-    if report.criteria:
-        lines += ["", "| criterion | | |", "| --- | --- | --- |"]
-        marks = {True: "met", False: "not met", None: "does not apply"}
-        lines += [f"| {one.name} | {marks[one.met]} | {plain(one.text)} |" for one in report.criteria]
-    if report.left:
-        lines += [
-            "",
-            "Still running, and it may cost money: " + ", ".join(code(printable(name)) for name in report.left),
-        ]
-    if report.remaining:
-        lines += ["", "To convert what remains, run the same again."]
-    lines += ["", f"Report: {code(printable(report.report))}"]
-    return "\n".join(lines)
-
-
-def _sentence(report: Report) -> str:
-    return (
-        f"{report.converted:,} of {report.documents:,} documents converted, {report.skipped:,} skipped. {report.run_id}"
-    )
-
-
-def _link(text: str, artifact: UUID | None) -> str:
-    base = ui_address()
-    if artifact is None or not base:
-        return text
-    return f"[{text}]({base}/artifacts/artifact/{artifact})"

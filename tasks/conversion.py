@@ -18,7 +18,7 @@ from prefect.states import Cancelled, Completed, Failed
 
 from tasks.account import conclude, left_to_do, reconcile_run
 from tasks.api import being_cancelled, current_flow_run
-from tasks.artifacts import RunProgress, name_flow_run, publish_run, ui_address
+from tasks.artifacts import RunProgress, name_flow_run
 from tasks.canary import Canary, Waiting, keep_verdict, read_verdict
 from tasks.channels import open_channels
 from tasks.cores import usable_cores
@@ -30,6 +30,7 @@ from tasks.corpus.partition import Bitmap
 from tasks.corpus.runs import RunSpec, load_manifest
 from tasks.corpus.settled import SettledBoard, SettledBy
 from tasks.corpus.store import Store
+from tasks.final_artifacts import publish_run
 from tasks.fleet.canary import Verdict
 from tasks.fleet.imds import Imds
 from tasks.fleet.launcher import Handle
@@ -51,6 +52,7 @@ from tasks.report import Report, RunState, state_name
 from tasks.scratch import scratch_folder
 from tasks.supervise import Log, Progress, Supervision, end_former_lives
 from tasks.treasury import Treasury
+from tasks.ui_links import ui_address
 from tasks.view import RunView
 from tasks.weights import check_model
 
@@ -312,7 +314,7 @@ class Conversion:
         done: Planned = planned.result()
         spec = done.spec
         self._documents = spec.documents
-        name_flow_run(spec.run_id, log)
+        name_flow_run(spec.run_id, log, self._selection.run_id if self._selection is not None else None)
         for note in done.notes:
             log.warning("%s", note)
         _, output, runs = stores
@@ -377,7 +379,14 @@ class Conversion:
         self.cancelled = self.cancelled or (report.state is RunState.STOPPED and being_cancelled())
         for name in left:
             log.warning("Still running, and it may cost money: %s", name)
-        publish_run(report, result, runs.url, log)
+        publish_run(
+            report,
+            result,
+            runs.url,
+            log,
+            retried=self._selection.documents if self._selection is not None else {},
+            workers=self._shown.workers_table if self._shown is not None else None,
+        )
         log.info(
             "%s: %d documents = %d converted + %d skipped + %d failed + %d quarantined + %d remaining; %d pages in %.1f s",
             report.state,

@@ -16,12 +16,12 @@ from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed, Failed
 
 from tasks.api import current_flow_run, leave_when_api_is_gone
-from tasks.artifacts import failure_rows, publish_table
 from tasks.cloudwatch import shipping
 from tasks.corpus.failures import PdfFlowsError
 from tasks.corpus.ledger import Outcome, Record
 from tasks.corpus.manifest import Row
 from tasks.corpus.names import printable
+from tasks.final_artifacts import failure_rows, publish_table
 from tasks.fleet.local import when_parent_ends
 from tasks.quiet import expect_failed_state
 from tasks.waking import waking_main

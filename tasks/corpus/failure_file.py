@@ -37,14 +37,19 @@ class FailedDocuments(BaseModel):
     failures: list[FailedDocument] = []
 
 
-def replay_command(output: str, run_id: str, key: str, runs: str) -> str:
-    """The command that converts just one document again, safe to paste into a shell.
+def retry_command(output: str, run_id: str, runs: str) -> str:
+    """The command that converts a run's failures again, safe to paste into a shell.
 
     Args:
         runs: where the run is; named in the command where that is not below the output.
     """
     elsewhere = "" if runs.rstrip("/") == f"{output.rstrip('/')}/{RUNS}" else f" --runs={shlex.quote(runs)}"
-    return f"pdf-flows retry {shlex.quote(output)} {run_id}{elsewhere} --document={shlex.quote(key)}"
+    return f"pdf-flows retry {shlex.quote(output)} {run_id}{elsewhere}"
+
+
+def replay_command(output: str, run_id: str, key: str, runs: str) -> str:
+    """The command that converts just one document again."""
+    return f"{retry_command(output, run_id, runs)} --document={shlex.quote(key)}"
 
 
 class FailureFile:

@@ -6,20 +6,27 @@ import inspect
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from playwright.sync_api import Page, expect
-from ui import NoBrowser, RunForm, RunPage, chromium, served
+from prefect import Flow
+from ui import RUN_SECONDS, NoBrowser, RunForm, RunPage, chromium, served
 
 from flows.convert_corpus import convert_corpus
+from flows.convert_partition import convert_partition
+from flows.retry_failures import retry_failures
+from flows.scale_run import scale_run
 
 pytestmark = [pytest.mark.ui, pytest.mark.timeout(900)]
 
-DOCUMENTS = {f"volume-{number}.pdf": f"%PDF-dummy pages={number}\n" for number in range(1, 5)} | {
+DOCUMENTS = {f"volume-{number}.pdf": f"%PDF-dummy pages={number}\n" for number in range(1, 4)} | {
+    "volume-4.pdf": "%PDF-dummy pages=4 seconds=4\n",  # so that there is something to watch
     "maps/coast.pdf": "%PDF-dummy pages=2\n",
     "maps/torn.pdf": "%PDF-dummy fail=DAMAGED\n",
 }
+FLOWS = (convert_corpus, retry_failures, scale_run, convert_partition)
+ENDS = ("Completed", "Completed with failures", "Failed", "Stopped", "Refused", "Crashed")
 RUN_ID = re.compile(r"\d{8}-\d{6}-\w+")
 
 
@@ -37,6 +44,8 @@ class Finished(NamedTuple):
     page: RunPage
     state: str
     run_id: str
+    watched: tuple[str, str]
+    """Its state and its progress, while it ran."""
 
 
 @pytest.fixture(scope="module")
@@ -62,22 +71,30 @@ def run(ui: Served) -> Finished:
     form.field("max_failure_rate").fill("0.5")
     form.field("steal").switch_off()  # so that each worker has its share, however fast the other is
     page = form.start()
-    state = page.wait("Completed", "Completed with failures", "Failed", "Stopped", "Refused", "Crashed")
+    page.wait("Running")
+    page.show("Artifacts")
+    expect(page.card("progress")).to_contain_text("of 6 documents", timeout=RUN_SECONDS * 1000)
+    watched = page.state.inner_text().strip(), page.card("progress").inner_text()
+    state = page.wait(*ENDS)
     page.open()
-    return Finished(page, state, page.name.inner_text().strip())
+    return Finished(page, state, page.name.inner_text().strip(), watched)
 
 
-def test_the_form_describes_every_parameter_and_says_which_are_optional(ui: Served) -> None:
-    fields = RunForm.open(ui.page, ui.address, "convert-corpus").fields()
-    parameters = inspect.signature(convert_corpus.fn).parameters
+@pytest.mark.parametrize("flow", FLOWS, ids=lambda flow: flow.name)
+def test_each_form_describes_every_parameter_and_says_which_are_optional(ui: Served, flow: Flow[..., Any]) -> None:
+    fields = RunForm.open(ui.page, ui.address, flow.name).fields()
+    parameters = inspect.signature(flow.fn).parameters
     assert list(fields) == list(parameters)
-    assert [name for name, field in fields.items() if not field.label.endswith(" (Optional)")] == ["input", "output"]
+    optional = [name for name, field in fields.items() if field.label.endswith(" (Optional)")]
+    assert optional == [name for name, one in parameters.items() if one.default is not one.empty]
     descriptions = {name: field.description for name, field in fields.items()}
-    told = {name: re.search(rf"^ +{name}: (.+)$", convert_corpus.fn.__doc__ or "", re.MULTILINE) for name in parameters}
+    told = {name: re.search(rf"^ +{name}: (.+)$", flow.fn.__doc__ or "", re.MULTILINE) for name in parameters}
     assert descriptions == {name: found.group(1) for name, found in told.items() if found is not None}
-    assert descriptions["input"] == "Where the PDFs are: a folder or s3://bucket/prefix."
-    assert "5 %" in descriptions["max_failure_rate"]
-    assert "a path, secretsmanager:NAME or secret:NAME" in descriptions["password_file"]
+
+
+def test_the_form_offers_defaults_and_choices(ui: Served) -> None:
+    fields = RunForm.open(ui.page, ui.address, "convert-corpus").fields()
+    assert list(fields)[:6] == ["input", "output", "engine", "workers", "limit", "dry_run"]
     assert fields["engine"].choices() == ["layout", "dolphin", "dummy"]
     assert fields["launcher"].choices() == ["local", "work-pool"]
     assert (fields["engine"].chosen, fields["launcher"].chosen) == ("layout", "work-pool")
@@ -92,6 +109,14 @@ def test_a_form_without_input_is_not_submitted(ui: Served) -> None:
     expect(ui.page.get_by_text("'input' is a required property")).to_be_visible()
     expect(ui.page.get_by_text("'output' is a required property")).to_have_count(0)
     assert ui.page.url.split("?")[0].endswith("/run")
+
+
+def test_the_run_is_watched_while_it_runs(run: Finished) -> None:
+    state, progress = run.watched
+    assert state == "Running"
+    assert re.search(r"\b[0-5] of 6 documents, [01] failures, \d+ pages", progress)
+    run.page.open("Artifacts")
+    expect(run.page.card("progress")).to_contain_text("6 of 6 documents, 1 failures, 12 pages")
 
 
 def test_the_run_says_how_it_ended_and_bears_the_run_id(ui: Served, run: Finished) -> None:
@@ -145,6 +170,7 @@ def test_the_failures_are_a_table_with_cause_and_replay_command(ui: Served, run:
             "document": "maps/torn.pdf",
             "category": "DAMAGED",
             "message": "the script says so",
+            "see": "task run, log",
             "phase": "open",
             "attempts": "1",
             "retryable": "no",
@@ -160,10 +186,12 @@ def test_the_summary_accounts_and_leads_to_the_failures(ui: Served, run: Finishe
     text = re.sub(r"\s+", " ", artifact.text())
     for told in ("documents 6", "converted 5", "failed 1", "remaining 0", "published twice 0", "pages 12", "DAMAGED 1"):
         assert told in text
-    with ui.page.expect_popup() as opened:
-        ui.page.get_by_role("link", name="Each failed document and its cause").click()
-    expect(opened.value.get_by_text("maps/torn.pdf", exact=True)).to_be_visible()
-    opened.value.close()
+    opened = artifact.follow("Each failed document and its cause")
+    expect(opened.get_by_text("maps/torn.pdf", exact=True)).to_be_visible()
+    opened.close()
+    opened = artifact.follow("The workers and their logs")
+    expect(opened.get_by_role("link", name="log", exact=True)).to_have_count(2)
+    opened.close()
 
 
 def test_bad_input_is_a_run_that_was_refused_with_one_clear_line(ui: Served) -> None:

@@ -273,6 +273,11 @@ class RunPage:
         expect(self.name).to_have_text(name)
         return RunPage(self.page, self.page.url.split("?")[0])
 
+    def card(self, key: str) -> Locator:
+        """What an artifact's card says, on the tab Artifacts that is shown."""
+        card = self.page.locator(".artifact-card").filter(has=self.page.get_by_text(key, exact=True))
+        return card.locator(".artifact-card__description-container").first
+
     def task_runs(self) -> dict[str, str]:
         """Names of the task runs, and each one's state."""
         self.open("Task Runs")
@@ -309,3 +314,69 @@ class Artifact:
     def text(self) -> str:
         """All that is shown."""
         return self.page.locator("main, #app").first.inner_text()
+
+    def follow(self, name: str, row: str | None = None) -> Page:
+        """The page, a new one, that a link leads to.
+
+        Args:
+            row: a text of the table's row in which the link stands.
+        """
+        place = self.page if row is None else self.page.locator("table tr").filter(has_text=row)
+        with self.page.expect_popup() as opened:
+            place.get_by_role("link", name=name, exact=True).click()
+        page: Page = opened.value
+        return page
+
+
+@dataclass(frozen=True)
+class TaskRunPage:
+    """A task run that is open."""
+
+    page: Page
+
+    @property
+    def name(self) -> Locator:
+        """Its name, in the heading."""
+        return self.page.locator(".page-heading-task-run .p-bread-crumbs__crumb").last
+
+    @property
+    def state(self) -> Locator:
+        """The badge that names its state."""
+        return self.page.locator(".page-heading-task-run .state-badge").first
+
+
+@dataclass(frozen=True)
+class Search:
+    """The search boxes of the pages Runs and Artifacts."""
+
+    page: Page
+    address: str
+
+    def flow_runs(self, words: str, count: int) -> list[str]:
+        """Names of the flow runs that are found, once there are so many."""
+        self.page.goto(f"{self.address}/runs")
+        self._type("Search by flow run name", words)
+        entries = self.page.locator(".flow-run-list-item")
+        expect(entries).to_have_count(count)
+        return [text.strip() for text in entries.locator(".flow-run-bread-crumbs__flow-run-link").all_inner_texts()]
+
+    def task_runs(self, words: str, count: int) -> Locator:
+        """Links to the task runs that are found, once there are so many."""
+        self.page.goto(f"{self.address}/runs")
+        self.page.get_by_role("tab", name="Task runs").click()
+        self._type("Search by task run name", words)
+        entries = self.page.locator(".task-run-list-item")
+        expect(entries).to_have_count(count)
+        return entries.locator(".task-run-list-item__breadcrumbs a").last
+
+    def artifacts(self, words: str, count: int) -> Locator:
+        """Cards of the artifacts that are found, once there are so many."""
+        self.page.goto(f"{self.address}/artifacts")
+        self._type("Search artifacts", words)
+        cards = self.page.locator(".artifact-card")
+        expect(cards).to_have_count(count)
+        return cards
+
+    def _type(self, box: str, words: str) -> None:
+        # The page's filters, which are folded away, may have one like it.
+        self.page.get_by_placeholder(box).last.fill(words)

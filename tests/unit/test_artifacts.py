@@ -10,23 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from prefect.exceptions import FailedRun
-from prefect.settings import PREFECT_UI_URL, temporary_settings
 
 from tasks.artifacts import (
     PROGRESS_SECONDS,
     WORKERS_SHOWN,
     RunProgress,
-    failure_rows,
     spend_markdown,
-    summary_markdown,
     worker_rows,
 )
-from tasks.corpus.failures import Category, Failure, Phase
 from tasks.eta import Eta
 from tasks.fleet.money import Money
 from tasks.markup import code, plain
 from tasks.quiet import expect_failed_state
-from tasks.report import Report, RunState
 from tasks.view import Interruption, RunView, WorkerState, WorkerView
 
 
@@ -52,66 +47,6 @@ def test_code_holds_any_backticks(text: str) -> None:
     assert shown.endswith(fence)
     assert fence not in inside
     assert inside.strip(" ") == text.strip(" ")
-
-
-def report(**changes: object) -> Report:
-    values = dict(
-        run_id="20260101-000000-ab12",
-        state=RunState.COMPLETED,
-        input="in",
-        output="out put",
-        documents=1200,
-        converted=1200,
-        skipped=0,
-        partial=0,
-        failed=0,
-        quarantined=0,
-        remaining=0,
-        duplicates=0,
-        pages=7,
-        seconds=1.0,
-        pages_per_second=7.0,
-        engine="layout",
-        report="out put/_runs/r/report.json",
-    )
-    return Report.model_validate(values | changes)
-
-
-def test_the_summary_of_a_good_run_asks_for_nothing() -> None:
-    text = summary_markdown(report())
-    assert "# Completed" in text
-    assert "| documents | 1,200 |" in text
-    assert "retry" not in text
-    assert "again" not in text
-
-
-def test_the_summary_says_what_to_do_about_failures() -> None:
-    failed = report(
-        state=RunState.COMPLETED_WITH_FAILURES, why="2 of 3 documents failed", failed=2, categories={"DAMAGED": 2}
-    )
-    artifact = UUID(int=1)
-    with temporary_settings({PREFECT_UI_URL: "http://host:1/"}):
-        text = summary_markdown(failed, artifact)
-    assert "2 of 3 documents failed." in text
-    assert "| DAMAGED | 2 |" in text
-    assert "`pdf-flows retry 'out put' 20260101-000000-ab12`" in text
-    assert f"](http://host:1/artifacts/artifact/{artifact})" in text
-
-
-def test_the_summary_of_a_stopped_run_says_how_to_go_on() -> None:
-    assert "run the same again" in summary_markdown(report(state=RunState.STOPPED, why="interrupted", remaining=3))
-
-
-@dataclass
-class Failed:
-    key: str
-    failure: Failure | None
-
-
-def test_the_table_begins_with_what_a_person_reads_first() -> None:
-    failure = Failure(category=Category.DAMAGED, phase=Phase.OPEN, message="no <xref>", retryable=False)
-    (row,) = failure_rows([Failed("*.pdf", failure)])
-    assert list(row.items())[:3] == [("document", "`*.pdf`"), ("category", "DAMAGED"), ("message", "`no <xref>`")]
 
 
 @dataclass
@@ -155,6 +90,13 @@ def test_the_table_of_workers_has_the_worst_first_and_shows_names_as_they_are() 
     assert (first["worker"], second["worker"]) == (1, 0)
     assert (first["why"], first["in hand"], first["page"]) == ("`notice: <b>gone</b>`", "`*a*|b.pdf`", 3)
     assert (first["ETA"], second["ETA"]) == ("50 s", "")
+
+
+def test_the_table_of_workers_leads_to_their_logs() -> None:
+    flow_runs = [str(UUID(int=7)), None, "](javascript:alert(1))"]
+    workers = [WorkerView(worker=k, state=WorkerState.WORKING, flow_run_id=one) for k, one in enumerate(flow_runs)]
+    shown = {row["worker"]: row["log"] for row in worker_rows(looked(workers=workers))}
+    assert shown == {0: f"[log](/runs/flow-run/{UUID(int=7)}?tab=Logs)", 1: "", 2: ""}
 
 
 def test_the_table_of_workers_is_bounded() -> None:
