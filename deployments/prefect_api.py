@@ -8,6 +8,9 @@ from typing import Any
 
 from tasks.corpus.failures import PdfFlowsError
 
+OTHER_SHAPES = (ValueError, TypeError, LookupError, AttributeError)
+"""What Prefect's client raises over an answer that is no answer of Prefect: it does not check."""
+
 
 @contextlib.contextmanager
 def prefect_client(environment: Mapping[str, str], failure: type[PdfFlowsError] = PdfFlowsError) -> Iterator[Any]:
@@ -26,7 +29,7 @@ def prefect_client(environment: Mapping[str, str], failure: type[PdfFlowsError] 
     try:
         with temporary_settings(updates=updates), get_client(sync_client=True) as client:
             yield client
-    except (httpx.HTTPError, PrefectException, RuntimeError) as error:
+    except (httpx.HTTPError, httpx.InvalidURL, PrefectException, RuntimeError, *OTHER_SHAPES) as error:
         words = " ".join(str(error).split())[:300]
         raise failure(
             f"the Prefect API does not do what it is asked ({words}): is it the right one, and up?"

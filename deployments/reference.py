@@ -22,7 +22,8 @@ ROOT: Final = Path(__file__).resolve().parents[1]
 _MADE: Final = "<!-- Made by `make reference` from the code; changes here are lost. -->\n"
 _LISTS: Final = ("base", "dolphin", "torch-cpu")
 _OTHER_VARIABLES: Final = {
-    "PDF_FLOWS_MODELS": "Where the dolphin engine's models are kept. Default: `models` in PDF_FLOWS_HOME.",
+    "PDF_FLOWS_MODELS": "Where the dolphin engine's models are kept; new ones go to `~/.cache/pdf-flows/models` where it is "
+    "not set or cannot be written.",
     "PDF_FLOWS_SPOT_NOTICE_FILE": "A file that appears when the machine is to be taken away, with `{worker}` and `{launch}` "
     "filled in. Set by the task definition on AWS.",
     "PDF_FLOWS_LOG_GROUP": "The CloudWatch group of the workers' logs, which links and `aws logs` read. Set on AWS.",

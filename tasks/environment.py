@@ -13,13 +13,19 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
 from pydantic import AliasChoices, Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 
 from tasks.cloudwatch import shipping
 from tasks.corpus import paths
@@ -140,10 +146,10 @@ def _url(bucket: str, prefix: str) -> str:
     return f"s3://{bucket}/{prefix}" if prefix else f"s3://{bucket}"
 
 
-def read_contract() -> Contract:
-    """The process's environment. Raises UsageError: one line that names the variable and what is wrong with it."""
+def read_contract(given: Mapping[str, str] | None = None) -> Contract:
+    """The environment, by default the process's. Raises UsageError: one line with the variable and what is wrong with it."""
     try:
-        contract = Contract()
+        contract = Contract() if given is None else _contract_of(given)()
     except SettingsError:
         raise UsageError("OPTIONS is no JSON object: write OPTIONS='{\"page_timeout\": 300}'") from None
     except ValidationError as error:
@@ -154,6 +160,26 @@ def read_contract() -> Contract:
             f"{contract.total_workers - 1}"
         )
     return contract
+
+
+def _contract_of(given: Mapping[str, str]) -> type[Contract]:
+    class Given(Contract):
+        """Of these variables, whatever the process's are."""
+
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            source = EnvSettingsSource(settings_cls)
+            source.env_vars = {name.lower(): value for name, value in given.items() if value}
+            return (source,)
+
+    return Given
 
 
 def _complaint(error: ValidationError) -> str:

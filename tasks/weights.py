@@ -110,25 +110,42 @@ def checkpoint_folder(model: str, revision: str | None = None, *, to: Path | Non
     return _from_hub(model, revision or PINNED.get(model), to, verify)
 
 
-def models_folder() -> Path:
-    """Where fetched models are kept: $PDF_FLOWS_MODELS, else the user's cache."""
-    named = os.environ.get(MODELS_VARIABLE)
-    if named:
-        return Path(named).expanduser()
+def models_folders() -> list[Path]:
+    """Where fetched models are looked for: $PDF_FLOWS_MODELS, then the user's cache. The first that can be written gets new ones.
+
+    In the workers' image the first one belongs to root, and holds what was baked in.
+    """
     cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path.home() / ".cache") / "pdf-flows" / "models"
+    own = (Path(cache) if cache else Path.home() / ".cache") / "pdf-flows" / "models"
+    named = os.environ.get(MODELS_VARIABLE)
+    return [Path(named).expanduser(), own] if named else [own]
+
+
+def _places(name: str, to: Path | None) -> list[Path]:
+    return [to] if to is not None else [folder / name for folder in models_folders()]
+
+
+def _new_place(places: list[Path]) -> Path:
+    return next((place for place in places if _writable(place.parent)), places[0])
+
+
+def _writable(folder: Path) -> bool:
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
 
 
 def _from_hub(model: str, revision: str | None, to: Path | None, verify: bool) -> Path:
-    kept = to or models_folder() / f"{model.replace('/', '--')}@{revision or 'main'}"
-    if (
-        (record := _record(kept)) is not None
-        and record.model == model
-        and (revision or "main") in (record.asked or "main", record.revision)
-    ):
-        if verify:
-            _verify(kept)
-        return kept
+    places = _places(f"{model.replace('/', '--')}@{revision or 'main'}", to)
+    for kept in places:
+        if (
+            (record := _record(kept)) is not None
+            and record.model == model
+            and (revision or "main") in (record.asked or "main", record.revision)
+        ):
+            if verify:
+                _verify(kept)
+            return kept
+    kept = _new_place(places)
     if to is None and (found := _in_hub_cache(model, revision)) is not None:
         if verify:
             _verify_hub_cache(found)
@@ -230,18 +247,19 @@ def _git_blob(content: bytes) -> str:
 
 def _from_s3(url: str, to: Path | None, verify: bool) -> Path:
     url = url.rstrip("/")
-    kept = to or models_folder() / f"s3-{hashlib.sha256(url.encode()).hexdigest()[:16]}"
+    places = _places(f"s3-{hashlib.sha256(url.encode()).hexdigest()[:16]}", to)
     store = open_store(url)
-    record = _record(kept)
     try:
         listed = {info.key: info for info in store.list()}
         if not listed:
             raise WeightsError(f"--model {url}: there is nothing")
         version = hashlib.sha256(repr(sorted((i.key, i.size, i.etag) for i in listed.values())).encode()).hexdigest()
-        if record is not None and (record.model, record.revision) == (url, version):
-            if verify:
-                _verify(kept)
-            return kept
+        for kept in places:
+            if (record := _record(kept)) is not None and (record.model, record.revision) == (url, version):
+                if verify:
+                    _verify(kept)
+                return kept
+        kept = _new_place(places)
         if to is not None:
             _check_replaceable(to)
         names = _wanted(url, list(listed))

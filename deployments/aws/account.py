@@ -106,10 +106,19 @@ class Account:
         key = (service, region or self.region)
         if key not in self._clients:
             from botocore.config import Config
+            from botocore.exceptions import BotoCoreError
 
             # Somebody waits at a terminal; S3 and CloudFormation answer in seconds or not at all.
             config = Config(connect_timeout=5, read_timeout=30, retries={"mode": "standard", "total_max_attempts": 4})
-            self._clients[key] = self._session.client(service, region_name=key[1], config=config)
+            try:
+                self._clients[key] = self._session.client(service, region_name=key[1], config=config)
+            except BotoCoreError:
+                raise
+            except ValueError as error:
+                # No error of boto3's own kind: an endpoint that is no address.
+                raise UsageError(
+                    f"no client of AWS can be made ({error}): correct AWS_ENDPOINT_URL, or unset it"
+                ) from None
         return self._clients[key]
 
     @cached_property

@@ -79,7 +79,9 @@ def accounted(account: Account) -> Iterator[None]:
 
     try:
         yield
-    except (PdfFlowsError, *boto_errors()):
+    except (PdfFlowsError, KeyboardInterrupt, *boto_errors()) as error:
+        if isinstance(error, KeyboardInterrupt):
+            tell("interrupted: what AWS was told to do it goes on with; what costs money (Ctrl-C again: do not look):")
         try:
             tell(look(account).line())
         except (PdfFlowsError, *boto_errors()):

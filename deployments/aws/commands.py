@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
@@ -29,6 +29,9 @@ from deployments.aws.command_options import (
 from deployments.aws.errors import explained
 from deployments.say import Json, print_json, say, tell
 from tasks.corpus.failures import UsageError
+
+if TYPE_CHECKING:
+    from deployments.aws.parameters import StackOptions
 
 aws_app = App(
     name="aws",
@@ -155,7 +158,7 @@ def up(
 
     options = stack_options(
         workers=workers,
-        max_price=_max_price(max_price, budget, workers, max_hours),
+        max_price=_usd("--max-price", max_price) if max_price != "auto" else None,
         max_hours=max_hours,
         image=image,
         vpc=vpc,
@@ -173,6 +176,8 @@ def up(
         api_secret=api_secret,
         more=pairs(parameter, "--parameter"),
     )
+    if max_price == "auto":
+        options = options.model_copy(update={"max_price": _auto_price(options)})
     if build and image is not None:
         raise UsageError("--build makes the image that --image would replace: give one of them")
     account, steps = where.account(), Steps(dry_run=dry_run)
@@ -209,10 +214,11 @@ def status(*, api_url: ApiUrl = None, where: Where = HERE, as_json: Json = False
     account = where.account()
     with explained():
         who(account)
-        stack = Stacks(account).find()
-        with accounted(account), connected(account, stack, api_url) as prefect:
-            now = datetime.now(UTC)
-            found = runner.status(account, stack, orchestration(prefect), now)
+        with accounted(account):
+            stack = Stacks(account).find()
+            with connected(account, stack, api_url) as prefect:
+                now = datetime.now(UTC)
+                found = runner.status(account, stack, orchestration(prefect), now)
     if as_json:
         print_json(found.data())
         return 0
@@ -242,17 +248,18 @@ def stop(
     account, steps, waits = where.account(), Steps(dry_run=dry_run), patience(drain)
     with explained():
         who(account)
-        stack = Stacks(account).find()
-        with accounted(account), connected(account, stack, api_url) as prefect:
-            found = runner.stop(
-                account,
-                stack,
-                orchestration(prefect),
-                steps,
-                sure=of_stack(prefect),
-                pool=pool or WORKERS_POOL,
-                patience=waits,
-            )
+        with accounted(account):
+            stack = Stacks(account).find()
+            with connected(account, stack, api_url) as prefect:
+                found = runner.stop(
+                    account,
+                    stack,
+                    orchestration(prefect),
+                    steps,
+                    sure=of_stack(prefect),
+                    pool=pool or WORKERS_POOL,
+                    patience=waits,
+                )
         left = look(account)
     for note in found.notes:
         tell(f"note: {note}")
@@ -329,12 +336,10 @@ def _usd(option: str, text: str | None) -> float | None:
         raise UsageError(f"bad {option}: {error}") from None
 
 
-def _max_price(text: str | None, budget: str | None, workers: int | None, hours: float | None) -> float | None:
+def _auto_price(options: StackOptions) -> float:
     from deployments.aws.planned_run import capped_price
 
-    if text != "auto":
-        return _usd("--max-price", text)
-    price = capped_price(_usd("--budget", budget) or 100.0, workers or 5, hours or 48.0)
+    price = capped_price(options.budget or 100.0, options.workers or 5, options.max_hours or 48)
     if price <= 0:
         raise UsageError(
             "--max-price auto comes to less than a cent an hour: raise --budget, or fewer workers or hours"

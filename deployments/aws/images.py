@@ -12,6 +12,7 @@ from deployments.aws.account import Account
 from deployments.aws.errors import code_of
 from deployments.aws.findings import Finding
 from deployments.aws.permissions import AMI_PARAMETER
+from tasks.corpus.failures import UsageError
 
 AMI = "machine image"
 NAME = "container image"
@@ -21,6 +22,10 @@ _ECR = re.compile(
     r"(?P<account>\d{12})\.dkr\.ecr\.(?P<region>[a-z0-9-]+)\.amazonaws\.com(?:\.cn)?/(?P<name>[^:@]+)"
     r"(?::(?P<tag>[^@]+))?(?:@(?P<digest>sha256:[0-9a-f]{64}))?"
 )
+
+
+ADDRESS = r"^[A-Za-z0-9][A-Za-z0-9._:/@-]*$"
+"""Characters of an image's address: what has others no registry takes, and each machine would cost its start to find out."""
 
 
 class ImageUri(BaseModel):
@@ -54,7 +59,9 @@ class Stored(BaseModel):
 
 
 def parse(uri: str) -> ImageUri:
-    """An image's address in parts. Pure."""
+    """An image's address in parts. Pure. Raises UsageError where it is none."""
+    if re.fullmatch(ADDRESS, uri) is None:
+        raise UsageError(f"bad image {uri!r}: give one like 123456789012.dkr.ecr.us-east-1.amazonaws.com/name:tag")
     match = _ECR.fullmatch(uri)
     if match is None:
         last = uri.rsplit("/", 1)[-1]

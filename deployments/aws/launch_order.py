@@ -43,8 +43,8 @@ def order_of(
     plan = planned_run(workers=workers, types=types, max_price=max_price)
     if not 0 < max_hours <= 720:
         raise UsageError(f"bad --max-hours {max_hours:g}: between 0 and 720")
-    if retries < 0:
-        raise UsageError(f"bad --retries {retries}: 0 or more")
+    if not 0 <= retries <= 20:
+        raise UsageError(f"bad --retries {retries}: 0 to 20")
     if run_id is not None:
         check_run_id(run_id)
     more = pairs(env, "--env")
@@ -79,6 +79,20 @@ def order_of(
     pools = pools_of(ranked, plan.types, place.subnets)
     if not pools:
         raise UsageError("every pool costs more than --max-price now (pdf-flows aws preflight lists them): raise it")
+    environments = {
+        worker: contract(
+            worker=worker,
+            workers=workers,
+            source=where_from,
+            output=where_to,
+            region=account.region,
+            retries=retries,
+            run_id=run_id,
+            more=more,
+        )
+        for worker in range(workers)
+    }
+    _refuse_contract(environments[0])
     return Order(
         workers=workers,
         image=named,
@@ -90,20 +104,18 @@ def order_of(
         max_price=plan.max_price,
         on_demand=on_demand,
         max_minutes=max(1, round(max_hours * 60)),
-        environments={
-            worker: contract(
-                worker=worker,
-                workers=workers,
-                source=where_from,
-                output=where_to,
-                region=account.region,
-                retries=retries,
-                run_id=run_id,
-                more=more,
-            )
-            for worker in range(workers)
-        },
+        environments=environments,
     )
+
+
+def _refuse_contract(environment: dict[str, str]) -> None:
+    """Raises UsageError where the container would refuse its environment: each machine would cost its start to find that out."""
+    from tasks.environment import read_contract
+
+    try:
+        read_contract(environment).run_options()
+    except UsageError as error:
+        raise UsageError(f"the workers would refuse what they are given: {error}") from None
 
 
 def _place(role: str, url: str | None, stack: Stack | None, bucket: str, prefix: str) -> tuple[str, str]:

@@ -11,12 +11,11 @@ from pydantic import BaseModel, ConfigDict
 
 from deployments.aws.errors import AwsError
 from deployments.aws.showing import plain
+from deployments.prefect_api import OTHER_SHAPES
 
 WORKERS_POOL = "pdf-flows-workers"
 PARENTS = ("convert-corpus", "retry-failures")
 """Flows that launch workers."""
-OTHER_SHAPES = (ValueError, TypeError, LookupError, AttributeError)
-"""What Prefect's client raises over an answer that is no answer of Prefect: it does not check."""
 WORKER = "convert-partition"
 PAGE = 200
 SECONDS = 15.0

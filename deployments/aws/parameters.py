@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from urllib.parse import urlsplit
+from decimal import Decimal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from deployments.aws import images
 from deployments.aws.account import Account
 from deployments.aws.errors import code_of
+from deployments.aws.reach import host_and_port
 from deployments.aws.user_data import LOG_GROUP
 from tasks.corpus.failures import UsageError, bad_field
 
@@ -23,7 +24,7 @@ class StackOptions(BaseModel):
     max_price: float | None = Field(None, alias="MaxPrice", gt=0)
     # The machines' scripts reckon with it: a fraction would break the timer that ends them.
     max_hours: int | None = Field(None, alias="MaxHours", ge=1, le=720)
-    image: str | None = Field(None, alias="ImageUri", min_length=1)
+    image: str | None = Field(None, alias="ImageUri", pattern=images.ADDRESS)
     vpc: str | None = Field(None, alias="ExistingVpcId", pattern=r"^vpc-[0-9a-f]+$")
     subnets: tuple[str, ...] | None = Field(None, alias="ExistingSubnetIds", min_length=1)
     input_bucket: str | None = Field(None, alias="ExistingInputBucket", min_length=1)
@@ -31,7 +32,7 @@ class StackOptions(BaseModel):
     input_prefix: str | None = Field(None, alias="InputPrefix")
     output_prefix: str | None = Field(None, alias="OutputPrefix")
     email: str | None = Field(None, alias="NotificationEmail", pattern=r"^[^@\s]+@[^@\s]+\.[^@\s]+$")
-    budget: float | None = Field(None, alias="BudgetUsd", ge=1)
+    budget: float | None = Field(None, alias="BudgetUsd", ge=1, le=1_000_000_000)
     budget_by_tag: bool | None = Field(None, alias="BudgetByTag")
     control_host: bool | None = Field(None, alias="ControlHost")
     control_type: str | None = Field(None, alias="ControlInstanceType", min_length=1)
@@ -59,6 +60,15 @@ def stack_options(**given: object) -> StackOptions:
         by_alias = {field.alias: key for key, field in StackOptions.model_fields.items()}
         option = by_alias.get(name.split(".")[0], name.split(".")[0])
         raise UsageError(f"bad --{option.replace('_', '-')}: {why}") from None
+    if "ProjectName" in found.more:
+        # By that name nothing would find the stack again, and nobody stop it.
+        raise UsageError("--parameter ProjectName is not for you to give: --project NAME names the stack and all in it")
+    for url in (found.api_url, found.more.get("PrefectApiUrl")):
+        if url:
+            try:
+                host_and_port(url)
+            except ValueError as error:
+                raise UsageError(f"bad --api-url: {error}") from None
     if (found.vpc is None) is not (found.subnets is None):
         raise UsageError("--vpc and --subnets go together: the network, and public subnets of it")
     if found.control_host is False and found.api_url is None and "PrefectApiUrl" not in found.more:
@@ -66,6 +76,13 @@ def stack_options(**given: object) -> StackOptions:
             "--no-control-host needs --api-url: workers have to reach some Prefect API (Prefect Cloud's, say)"
         )
     return found
+
+
+def option_names() -> dict[str, str]:
+    """What the command line calls the template's parameters, by their names there. Pure."""
+    return {
+        field.alias: f"--{name.replace('_', '-')}" for name, field in StackOptions.model_fields.items() if field.alias
+    }
 
 
 def pairs(texts: list[str] | None, option: str) -> dict[str, str]:
@@ -90,8 +107,7 @@ def complete(
     """
     found = {"ProjectName": account.project} | dict(given)
     if (url := given.get("PrefectApiUrl")) and "PrefectApiPort" in known and "PrefectApiPort" not in given:
-        parts = urlsplit(url)
-        found["PrefectApiPort"] = str(parts.port or (443 if parts.scheme == "https" else 80))
+        found["PrefectApiPort"] = str(host_and_port(url)[1])
     subnets = [name for name in given.get("ExistingSubnetIds", "").split(",") if name]
     if subnets and "ControlZone" in known and "ControlZone" not in given:
         first = account.client("ec2").describe_subnets(SubnetIds=subnets[:1])["Subnets"][0]
@@ -138,4 +154,5 @@ def _text(value: object) -> str:
         return "true" if value else "false"
     if isinstance(value, tuple):
         return ",".join(value)
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    # Not as 1e-05, nor rounded to six digits: CloudFormation takes digits and a point.
+    return f"{Decimal(str(value)):f}".removesuffix(".0") if isinstance(value, float) else str(value)

@@ -11,6 +11,11 @@ from tasks.corpus.failures import UsageError, bad_field
 from tasks.fleet.budget import parse_duration, parse_usd
 from tasks.options import MACHINE_TYPES
 
+MOST = 10**12
+"""Documents or pages: beyond it figures are typing errors, and no float any more."""
+SLOWEST, FASTEST = 1e-6, 10_000.0
+"""Pages a second that anybody means."""
+
 
 class PlannedRun(BaseModel):
     """What is asked about."""
@@ -20,15 +25,15 @@ class PlannedRun(BaseModel):
     workers: int = Field(5, ge=1, le=1000)
     types: tuple[str, ...] = Field(MACHINE_TYPES, min_length=1)
     """EC2 instance types that may be started."""
-    documents: int | None = Field(None, ge=0)
-    pages: int | None = Field(None, ge=0)
+    documents: int | None = Field(None, ge=0, le=MOST)
+    pages: int | None = Field(None, ge=0, le=MOST)
     """None: documents times `pages_per_document`."""
-    pages_per_document: float = Field(PAGES_PER_DOCUMENT, gt=0)
-    budget: float | None = Field(100.0, gt=0)
+    pages_per_document: float = Field(PAGES_PER_DOCUMENT, gt=0, le=1_000_000)
+    budget: float | None = Field(100.0, gt=0, allow_inf_nan=False)
     """USD."""
-    deadline: float | None = Field(48 * 3600.0, gt=0)
+    deadline: float | None = Field(48 * 3600.0, gt=0, allow_inf_nan=False)
     """Seconds."""
-    max_price: float | None = Field(None, gt=0)
+    max_price: float | None = Field(None, gt=0, allow_inf_nan=False)
     """USD an hour, of Spot requests."""
     rates: dict[str, float] = {}
     """Pages a second of one worker, by type, where they were measured; else the planning values count."""
@@ -115,6 +120,6 @@ def _rate(text: str) -> tuple[str, float]:
         rate = float(value)
     except ValueError:
         rate = 0.0
-    if not name or not 0 < rate < 10_000:
+    if not name or not SLOWEST <= rate <= FASTEST:
         raise UsageError(f"bad --pages-per-second {text!r}: give TYPE=RATE, for example g4dn.xlarge=0.4")
     return name, rate

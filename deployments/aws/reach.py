@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import ipaddress
+import re
 import socket
 import time
 import urllib.error
@@ -107,22 +109,32 @@ def _egress(rule: dict[str, Any]) -> Egress:
 
 def read_api(url: str, *, ask: bool = True) -> Api:
     """The API as this machine sees it. Raises ValueError where it is no address."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"{url!r} is no address of a Prefect API")
-    port = parts.port or (443 if parts.scheme == "https" else 80)
+    host, port = host_and_port(url)
     try:
-        found = socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         addresses = tuple(dict.fromkeys(str(item[4][0]) for item in found))
-    except OSError:
-        addresses = ()
+    except (OSError, UnicodeError):
+        addresses = ()  # UnicodeError: a part of the name is longer than names are
     return Api(
         url=url.rstrip("/"),
-        host=parts.hostname,
+        host=host,
         port=port,
         addresses=addresses,
         status=health(url) if ask else None,
     )
+
+
+def host_and_port(url: str) -> tuple[str, int]:
+    """Where an API's address leads. Raises ValueError where it is none. Pure."""
+    bad = f"{url!r} is no address of a Prefect API: give one like https://host/api"
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        raise ValueError(bad) from None
+    if parts.scheme not in ("http", "https") or not host or port == 0 or re.search(r"\s", url):
+        raise ValueError(bad)
+    return host, port or (443 if parts.scheme == "https" else 80)
 
 
 def health(url: str) -> int:
@@ -132,8 +144,8 @@ def health(url: str) -> int:
             return int(answer.status)
     except urllib.error.HTTPError as error:
         return error.code
-    except (OSError, ValueError):
-        return 0
+    except (OSError, ValueError, http.client.HTTPException):
+        return 0  # HTTPException: something listens that speaks no HTTP, or the address holds a blank
 
 
 def read_control(

@@ -307,24 +307,5 @@ def read_template(path: Path = TEMPLATE) -> str:
     return text
 
 
-def declared_parameters(text: str) -> dict[str, str | None]:
-    """Names and defaults of a template's parameters. Raises UsageError.
-
-    Read here: CloudFormation tells them only of a template that lies in S3 already, if it is as large as ours.
-    """
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        """Reads past CloudFormation's tags (!Ref and others)."""
-
-    Loader.add_multi_constructor("!", lambda loader, suffix, node: None)
-    try:
-        found = yaml.load(text, Loader)  # noqa: S506 - a SafeLoader
-    except yaml.YAMLError as error:
-        raise UsageError(f"the template is no YAML: {' '.join(str(error).split())}") from None
-    given = found.get("Parameters", {}) if isinstance(found, dict) else {}
-    return {name: str(about["Default"]) if "Default" in about else None for name, about in given.items()}
-
-
 def _parameters(parameters: Mapping[str, str]) -> list[dict[str, str]]:
     return [{"ParameterKey": name, "ParameterValue": value} for name, value in parameters.items()]

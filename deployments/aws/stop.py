@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence, Set
+from functools import partial
 
 from pydantic import BaseModel, ConfigDict
 
 from deployments.aws import ecs_tasks, scale_in
 from deployments.aws.account import Account
-from deployments.aws.errors import AwsError
+from deployments.aws.errors import BAD_CREDENTIALS, EXPIRED, AwsError, code_of, explain
 from deployments.aws.fleet_state import Instance, find_instances
 from deployments.aws.orchestration import WORKERS_POOL, Orchestration, Run
 from deployments.aws.showing import plain
@@ -72,7 +73,7 @@ def stop(
         sure: whether that API is the stack's beyond doubt; else the groups are closed, too.
         pool: the work pool of the workers.
 
-    What Prefect does not do is noted, and the rest is done. Raises AwsError, boto3's errors.
+    What Prefect does not do, or AWS refuses, is noted, and the rest is done. Raises boto3's errors.
     """
     cluster = stack.output("ClusterName") if stack is not None else None
     notes: list[str] = []
@@ -92,8 +93,11 @@ def stop(
             steps.note(f"the groups are closed, too: nothing says that {prefect.url} is the stack's Prefect")
     if cluster is not None:
         # After cancelling: a task that is stopped before comes back by itself (SIGTERM reschedules its run).
-        steps.do(f"stop the tasks of {cluster}", lambda: _stop_tasks(account, cluster))
-    protected = _scale(account, steps, closed=prefect is None or bool(notes) or not sure)
+        stop_tasks = f"stop the tasks of {cluster}"
+        _attempt(
+            "tasks were not stopped", lambda: steps.do(stop_tasks, lambda: _stop_tasks(account, cluster)), steps, notes
+        )
+    protected = _scale(account, steps, notes, closed=prefect is None or bool(notes) or not sure)
     control = find_control(account, stack)
     refused = _end_instances(account, control, protected, steps, notes)
     left: Sequence[Instance] = ()
@@ -124,14 +128,10 @@ def _quiet(
     sleep: Callable[[float], None],
     notes: list[str],
 ) -> None:
-    """Pause, drain, cancel. What fails is noted: a Prefect that does not answer must not keep machines running."""
+    """Pause, drain, cancel."""
 
     def attempt(undone: str, action: Callable[[], None]) -> None:
-        try:
-            action()
-        except AwsError as error:
-            notes.append(f"{undone}: {error}")
-            steps.note(notes[-1])
+        _attempt(undone, action, steps, notes)
 
     # First of all: a worker that ends is replaced by its parent, and the pool would start the new one.
     attempt(
@@ -139,9 +139,34 @@ def _quiet(
         lambda: steps.do(f"pause the work pool {pool}", lambda: _paused(prefect, pool)),
     )
     if cluster is not None:
-        steps.do(f"close the machines of {cluster} to new tasks", lambda: ecs_tasks.close_machines(account, cluster))
+        what = f"close the machines of {cluster} to new tasks"
+        attempt(
+            f"the machines of {cluster} still take tasks",
+            lambda: steps.do(what, lambda: ecs_tasks.close_machines(account, cluster)),
+        )
     attempt("the drain was broken off", lambda: _drain(prefect, steps, patience, sleep, notes))
     attempt("flow runs were not cancelled", lambda: _cancel(prefect, steps, patience, sleep, notes))
+
+
+def _attempt(undone: str, action: Callable[[], None], steps: Steps, notes: list[str]) -> None:
+    """What Prefect or AWS refuses is noted: neither that nor a missing permission must keep machines running.
+
+    Raises boto3's errors where AWS does not answer, or the credentials are no longer valid: nothing else would go, either.
+    """
+    from botocore.exceptions import ClientError
+
+    why = ""
+    try:
+        action()
+    except AwsError as error:
+        why = str(error)
+    except ClientError as error:
+        if code_of(error) in BAD_CREDENTIALS | EXPIRED:
+            raise
+        why = explain(error).text
+    if why:
+        notes.append(f"{undone}: {why}")
+        steps.note(notes[-1])
 
 
 def _paused(prefect: Orchestration, pool: str) -> str:
@@ -206,18 +231,22 @@ def _stop_tasks(account: Account, cluster: str) -> str:
     return ecs_tasks.stop(account, cluster, tasks, REASON) if tasks else "none runs"
 
 
-def _scale(account: Account, steps: Steps, *, closed: bool) -> set[str]:
+def _scale(account: Account, steps: Steps, notes: list[str], *, closed: bool) -> set[str]:
     """All groups to zero; returns the instances that were protected from it."""
-    protected: set[str] = set()
-    for group in scale_in.find_groups(account):
-        protected |= set(group.protected)
+    groups: list[scale_in.Group] = []
+    undone = "the groups were not scaled to zero, and may start machines again"
+    _attempt(undone, lambda: groups.extend(scale_in.find_groups(account)), steps, notes)
+    for group in groups:
         if group.protected:
             # Managed termination protection: with it, scaling to zero would leave them running for ever.
-            steps.do(f"take off scale-in protection in {group.name}", lambda g=group: scale_in.unprotect(account, g))
+            what = f"take off scale-in protection in {group.name}"
+            unprotect = partial(steps.do, what, partial(scale_in.unprotect, account, group))
+            _attempt(f"protection was not taken off in {group.name}", unprotect, steps, notes)
         if group.desired or group.minimum or group.instances or (closed and group.maximum):
             what = f"scale {group.name} to zero" + (" and close it" if closed else "")
-            steps.do(what, lambda group=group: scale_in.to_zero(account, group, closed=closed))
-    return protected
+            scale = partial(steps.do, what, partial(scale_in.to_zero, account, group, closed=closed))
+            _attempt(f"{group.name} was not scaled to zero, and may start machines again", scale, steps, notes)
+    return {instance for group in groups for instance in group.protected}
 
 
 def _end_instances(

@@ -28,6 +28,7 @@ DOCUMENT = "AWS-StartPortForwardingSession"
 RESPONSE = "AWS_SSM_START_SESSION_RESPONSE"
 """Environment variable that plugins since 1.2.497 read the session from; its name goes as the first argument."""
 REMOTE_PORT = 4200
+MOST_PORT = 65_535
 OPEN_SECONDS = 30.0
 INSTALL = (
     "install it (https://docs.aws.amazon.com/systems-manager/latest/userguide/"
@@ -53,7 +54,9 @@ def plugin() -> str:
 
 
 def refuse_taken(port: int) -> None:
-    """Raises UsageError where something listens on the port already."""
+    """Raises UsageError where something listens on the port already, or it is none."""
+    if not 1 <= port <= MOST_PORT:
+        raise UsageError(f"bad --port {port}: 1 to {MOST_PORT}")
     with socket.socket() as probe:
         probe.settimeout(1.0)
         if probe.connect_ex(("127.0.0.1", port)) == 0:

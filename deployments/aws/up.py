@@ -11,13 +11,14 @@ from pydantic import BaseModel, ConfigDict
 from deployments.aws import image_build, images, parameters, scale_in, template_store
 from deployments.aws.account import Account
 from deployments.aws.connection import Connection, connected
+from deployments.aws.declared import declared_parameters, refuse_values
 from deployments.aws.errors import AwsError
 from deployments.aws.orchestration import WORKERS_POOL, PrefectApi
 from deployments.aws.parameters import StackOptions
 from deployments.aws.pool import require_prefect_aws
 from deployments.aws.reach import DOCUMENT
 from deployments.aws.showing import plain
-from deployments.aws.stack import DEAD, STUCK, TEMPLATE, Stack, Stacks, declared_parameters, read_template
+from deployments.aws.stack import DEAD, STUCK, TEMPLATE, Stack, Stacks, read_template
 from deployments.aws.steps import Steps
 
 RENEW = "systemctl restart pdf-flows-prepare && systemctl restart 'pdf-flows@*'"
@@ -89,8 +90,10 @@ def _bring(account: Account, options: StackOptions, steps: Steps, stacks: Stacks
         there = None
     if there is not None:
         stacks.refuse_stuck(there)
-    known = declared_parameters(text)
+    declared = declared_parameters(text)
+    known = {name: about.default for name, about in declared.items()}
     wanted = parameters.complete(account, options.given(), known, new=there is None)
+    refuse_values(declared, wanted, parameters.option_names())
     if steps.dry_run:
         return _would(stacks, there, text, wanted, steps)
     with template_store.offered(account, text) as offered:

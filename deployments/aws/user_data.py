@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from tasks.corpus.failures import UsageError
+from tasks.passwords import SECRETS_MANAGER
 
 LARGEST_BYTES = 16_384
 """EC2's limit, before encoding (AWS documentation, user data)."""
@@ -88,7 +89,9 @@ def refuse_secrets(environment: Mapping[str, str]) -> None:
     for name, value in environment.items():
         if _NAME.fullmatch(name) is None:
             raise UsageError(f"bad environment variable {name!r}: letters, digits and '_'")
-        if _SECRET.search(name) or _SECRETS.search(value):
+        # The name of a secret is none.
+        named = name == "PASSWORD_FILE" and value.startswith(SECRETS_MANAGER)
+        if (_SECRET.search(name) and not named) or _SECRETS.search(value):
             raise UsageError(
                 f"{name} looks like a credential, and user data is no place for one: "
                 "give the machine's instance profile what it needs"

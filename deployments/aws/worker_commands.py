@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from deployments.aws.running import Running
 
 
+LONGEST_SINCE = 10 * 365 * 86_400.0
+"""Seconds: farther back nobody's calendar has lines, and Python's own ends."""
+
+
 def pool(
     *,
     template: Annotated[
@@ -165,8 +169,10 @@ def logs(
 
     if run is not None:
         check_run_id(run)
+    if worker is not None and worker < 0:
+        raise UsageError(f"bad --worker {worker}: workers are numbered from 0")
     try:
-        back = timedelta(seconds=parse_duration(since))
+        back = timedelta(seconds=min(parse_duration(since), LONGEST_SINCE))
     except ValueError as error:
         raise UsageError(f"bad --since: {error}") from None
     wanted = runner.Wanted(run=run, worker=worker, errors=errors, since=datetime.now(UTC) - back, container=container)

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from chaos.processes import wait_for
+from conftest import MotoS3
 from contract_kit import ENTRYPOINT, ROOT, Contract
 from hypothesis import given
 from hypothesis import strategies as st
@@ -38,6 +39,7 @@ from tasks.joining import Living, RunHash, join_run, who_lives
 from tasks.options import Options, options_of
 from tasks.plan import open_stores, plan_run
 from tasks.share import Predecessors
+from tasks.weights import checkpoint_folder
 
 GOOD = {
     "WORKER_ID": "0",
@@ -101,6 +103,12 @@ def test_the_contract(setting: Callable[..., Variables]) -> None:
         ),
         ({"S3_OUTPUT_BUCKET": "Capital_"}, r"not an S3 address"),
         ({"S3_OUTPUT_BUCKET": "pdfs", "S3_OUTPUT_PREFIX": "out"}, r"is inside the input"),
+        ({"MAX_RETRIES": "many"}, r"MAX_RETRIES=many: input should be a valid integer"),
+        ({"MAX_RETRIES": "1e3"}, r"MAX_RETRIES=1e3: "),
+        ({"RUN_ID": "a/b/c"}, r"bad run id 'a/b/c'"),
+        ({"OPTIONS": '{"page_timeout": NaN}'}, r"bad page-timeout"),
+        ({"BEAT_SECONDS": "nan"}, r"BEAT_SECONDS=nan: "),
+        ({"S3_INPUT_BUCKET": ".."}, r"not an S3 address"),
     ],
 )
 def test_odd_values_are_one_line(setting: Callable[..., Variables], changes: dict[str, str | None], line: str) -> None:
@@ -578,6 +586,28 @@ def test_weights_are_fetched_with_only_what_the_image_copies_before_the_project(
     )  # fmt: skip
     assert done.returncode == 2, done.stderr
     assert "no such folder, and neither a Hugging Face id nor s3://bucket/prefix" in done.stderr
+
+
+def test_a_model_from_s3_is_fetched_where_the_images_own_folder_cannot_be_written(
+    moto_s3: MotoS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the image $PDF_FLOWS_MODELS is root's: whoever works there keeps what is fetched in its cache, and finds it again."""
+    bucket = moto_s3.new_bucket().removeprefix("s3://")
+    for name, data in (("config.json", b"{}"), ("model.safetensors", b"weights")):
+        moto_s3.client.put_object(Bucket=bucket, Key=f"tiny/{name}", Body=data)
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("PDF_FLOWS_MODELS", str(tmp_path / "file" / "models"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    found = checkpoint_folder(f"s3://{bucket}/tiny")
+    assert found.parent == tmp_path / "cache" / "pdf-flows" / "models"
+    assert (found / "model.safetensors").read_bytes() == b"weights"
+    assert checkpoint_folder(f"s3://{bucket}/tiny", verify=True) == found
+    # What is there already is taken from the first folder that has it, and new ones go there if they can.
+    monkeypatch.setenv("PDF_FLOWS_MODELS", str(tmp_path / "own"))
+    assert checkpoint_folder(f"s3://{bucket}/tiny") == found
+    moto_s3.client.put_object(Bucket=bucket, Key="tiny/model.safetensors", Body=b"newer")
+    newer = checkpoint_folder(f"s3://{bucket}/tiny")
+    assert (newer.parent, (newer / "model.safetensors").read_bytes()) == (tmp_path / "own", b"newer")
 
 
 def test_what_the_image_promises() -> None:
