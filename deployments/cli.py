@@ -345,6 +345,7 @@ def failures(output: Output, run_id: str | None = None, /, *, runs: RunsUrl = No
     """Why documents failed: causes grouped, then a line a document with the command that replays just it."""
     from tasks.account import reconcile_run
     from tasks.corpus.failure_file import replay_command
+    from tasks.corpus.failures import Category
     from tasks.corpus.names import printable
     from tasks.corpus.runs import resolve
 
@@ -381,6 +382,9 @@ def failures(output: Output, run_id: str | None = None, /, *, runs: RunsUrl = No
     for failed in found:
         say(f"{printable(failed.key)}: {failed.failure.category}: {failed.failure.message}")
         say(f"    {replay_command(spec.identity.output, spec.run_id, failed.key, runs_store.url)}")
+    if any(failed.failure.category is Category.ENCRYPTED for failed in found):
+        # The commands above would fail again for the same reason.
+        say("ENCRYPTED opens with --password-file FILE (one password a line) behind the command")
     return 0
 
 

@@ -28,11 +28,14 @@ from pydantic import BaseModel, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from deployments import keeper
+from deployments.say import tell
 from tasks.corpus.failures import UsageError, bad_field
 
 FIRST_LOOK_SECONDS = 2.0
 """How long `start` waits for the keeper to say its port; it takes a tenth of that."""
 SPAWNS = 3
+QUIET_SECONDS = 3.0
+"""How long `wait` says nothing: the first start in a home takes seconds on a free core, half a minute on a busy machine."""
 _NO_ANSWER = 0
 
 
@@ -254,11 +257,18 @@ class PrefectServer:
         self.release()
 
     def _wait_for_own(self) -> str:
-        until = time.monotonic() + self._settings.server_start_timeout
+        began = time.monotonic()
+        until = began + self._settings.server_start_timeout
+        told = False
         while time.monotonic() < until:
             state = self._state()
             if state is not None and state.ready and keeper.healthy(state.url):
                 return state.url
+            if not told and time.monotonic() - began >= QUIET_SECONDS:
+                told = True
+                tell(
+                    f"pdf-flows: starting the local Prefect server, for {self._settings.server_start_timeout:g} s at most ..."
+                )
             time.sleep(0.05)
         raise UsageError(
             f"the local Prefect server did not answer within {self._settings.server_start_timeout:g} s: "

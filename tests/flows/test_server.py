@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -265,6 +266,22 @@ def test_the_ui_asks_the_port_that_serves_it(running: Home) -> None:
 def test_the_log_is_bounded(running: Home) -> None:
     assert (running.path / f"{keeper.LOG}.1").stat().st_size == keeper.LOG_BYTES + 1
     assert (running.path / keeper.LOG).stat().st_size < keeper.LOG_BYTES
+
+
+def test_a_start_that_takes_long_says_so_once(
+    plain: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("deployments.server.QUIET_SECONDS", 0.0)
+    monkeypatch.setattr("deployments.server.FIRST_LOOK_SECONDS", 0.0)
+    home = plain / "home"
+    home.mkdir()
+    with (home / keeper.KEEPER_LOCK).open("a") as kept:
+        fcntl.flock(kept, fcntl.LOCK_EX)  # a keeper whose server never answers
+        server = PrefectServer.obtain(ServerSettings(home=home, server_start_timeout=0.3))
+        with pytest.raises(UsageError, match=r"did not answer within 0\.3 s"):
+            server.wait()
+        server.release()
+    assert capsys.readouterr().err == "pdf-flows: starting the local Prefect server, for 0.3 s at most ...\n"
 
 
 def test_a_home_that_cannot_be_made_is_refused_in_a_line(plain: Path) -> None:
