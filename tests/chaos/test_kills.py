@@ -168,7 +168,7 @@ def test_sigterm_drains_and_a_second_ctrl_c_ends_at_once(place: Place) -> None:
     goes_on(place)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.timeout(600)
 def test_a_frozen_worker_is_ended_and_its_documents_are_taken_up(place: Place) -> None:
     make_documents(place.input, 24, f"seconds=0.4 assets={ASSETS}")
@@ -187,7 +187,7 @@ def test_a_frozen_worker_is_ended_and_its_documents_are_taken_up(place: Place) -
     place.audit()
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.timeout(600)
 def test_a_log_that_nobody_reads_any_more_costs_no_work(place: Place, tmp_path: Path) -> None:
     make_documents(place.input, 12, f"seconds=0.2 assets={ASSETS}")
@@ -221,7 +221,7 @@ def test_workers_of_a_killed_parent_end_by_themselves(place: Place) -> None:
     goes_on(place)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.timeout(900)
 def test_workers_finish_when_the_prefect_server_is_killed(new_place: MakePlace, tmp_path: Path) -> None:
     place = new_place(home=tmp_path / "own-home")

@@ -39,7 +39,7 @@ def until_done(place: Place, command: Command, calls: int = 4, **more: str) -> i
     raise AssertionError(f"not done after {calls} calls: {command.said[-4000:]}")
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.timeout(1800)
 def test_s3_that_fails_throttles_and_loses_responses(
     bucket: Bucket, moto_s3: Any, new_place: MakePlace, seed: int
@@ -142,7 +142,7 @@ def test_a_full_disk_stops_the_run_and_room_lets_it_go_on(place: Place) -> None:
         assert place.left_over() == {}
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.timeout(900)
 def test_an_output_that_turns_read_only_stops_the_run(place: Place) -> None:
     make_documents(place.input, DOCUMENTS, "seconds=0.3 assets=1")

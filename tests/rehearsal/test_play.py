@@ -158,7 +158,7 @@ def test_forty_documents_come_through_all_the_trouble(
     assert "differs     from AWS:" in (kept / "transcript.txt").read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.timeout(300)
 def test_ctrl_c_leaves_no_process(tmp_path: Path) -> None:
     kept = tmp_path / "kept"

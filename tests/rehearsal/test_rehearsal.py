@@ -49,7 +49,7 @@ def real_pdfs() -> dict[str, bytes]:
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.timeout(900)
 def test_a_run_loses_a_machine_and_a_container_and_ends_accounted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -86,7 +86,7 @@ def test_no_run_costs_more_than_its_budget() -> None:
     judge(simulate(seed) for seed in range(10))
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.timeout(900)
 def test_fifty_runs(capsys: pytest.CaptureFixture[str]) -> None:
     text = many(range(50))
