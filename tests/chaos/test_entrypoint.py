@@ -106,7 +106,8 @@ def no_secret(place: Contract, container: Container) -> None:
     [
         "SIGTERM",
         "notice file",
-        *(pytest.param(how, marks=pytest.mark.slow) for how in ("SIGINT", "SIGTERM to a thread", "metadata service")),
+        pytest.param("metadata service", marks=pytest.mark.slow),
+        *(pytest.param(how, marks=pytest.mark.soak) for how in ("SIGINT", "SIGTERM to a thread")),
     ],
 )
 def test_told_to_stop_without_prefect(contract: Contract, tmp_path: Path, how: str) -> None:
@@ -331,9 +332,14 @@ def execute(contract: Contract, flow: Flow, **more: str) -> Container:
     )  # fmt: skip
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("how", ["SIGTERM", "twice", "to a thread", "notice file"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        *(pytest.param(how, marks=pytest.mark.slow) for how in ("twice", "notice file")),
+        *(pytest.param(how, marks=pytest.mark.soak) for how in ("SIGTERM", "to a thread")),
+    ],
+)
 def test_told_to_stop_in_a_flow_run(
     contract: Contract, flow: Callable[..., Flow], tmp_path: Path, how: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

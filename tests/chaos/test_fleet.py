@@ -188,7 +188,7 @@ def test_a_killed_workers_long_document_goes_on_at_the_first_missing_page(
     assert record["seconds"]["engine"] < (pages - record["resumed"]) * seconds + 15
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.timeout(300)
 def test_after_a_rebalance_recommendation_no_long_document_is_begun(place: Place) -> None:
     make_documents(place.input, 20, "seconds=0.3 assets=1")
@@ -254,10 +254,10 @@ def test_a_document_that_workers_die_with_runs_alone_and_is_quarantined_if_it_ki
 # -- how many -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.timeout(600)
 def test_scaled_up_down_to_nothing_and_up_again(place: Place) -> None:
-    make_documents(place.input, 60, "seconds=0.5 assets=1")
+    make_documents(place.input, 200, "seconds=0.5 assets=1")
     command = place.convert("--workers", "1")
     view = place.view()
     at_work(view, 2, command)
@@ -274,13 +274,13 @@ def test_scaled_up_down_to_nothing_and_up_again(place: Place) -> None:
     done = len(list(place.output.glob("*.md")))
     time.sleep(5)
     assert command.running, command.said
-    assert len(list(place.output.glob("*.md"))) == done < 60
+    assert len(list(place.output.glob("*.md"))) == done < 200
     assert all(not life.ended or "scaled to" in life.ended or "the parent stops" in life.ended for life in view.lives())
-    scale(2)
+    scale(3)
     assert command.wait() == 0, command.said
     assert {life.worker for life in view.lives()} == {0, 1, 2}
     assert all(life.fence is None for life in view.lives())
-    all_once(place, command, 60, 1)
+    all_once(place, command, 200, 1)
     late = place.call("scale", place.output_url, "2")
     assert late.returncode == 2
     assert "is over" in late.stderr
@@ -365,7 +365,7 @@ def test_a_canary_that_fails_stops_the_run_with_its_figures(place: Place) -> Non
     assert place.left_over() == {}
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.timeout(300)
 def test_a_canary_that_sings_lets_the_others_in(place: Place) -> None:
     make_documents(place.input, 30, "seconds=0.4 assets=1")

@@ -71,7 +71,7 @@ def test_two_hundred_kills(tmp_path: Path, home: Path, seed: int, capsys: pytest
     assert tally.kills.total() == 200
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.timeout(600)
 def test_a_child_killed_costs_a_retry_and_killed_twice_its_document(place: Place) -> None:
     make_documents(place.input, 4, f"seconds=3 assets={ASSETS}")
@@ -139,7 +139,7 @@ def test_ctrl_c_drains_and_a_second_convert_is_refused(place: Place) -> None:
     goes_on(place)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.timeout(600)
 def test_sigterm_drains_and_a_second_ctrl_c_ends_at_once(place: Place) -> None:
     make_documents(place.input, 12, f"seconds=0.4 assets={ASSETS}")

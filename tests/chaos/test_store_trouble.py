@@ -56,10 +56,9 @@ def test_s3_that_fails_throttles_and_loses_responses(
     assert place.left_over() == {}
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize(
-    "seconds", [pytest.param(10, marks=pytest.mark.slow), pytest.param(30, marks=pytest.mark.soak)]
-)
+@pytest.mark.parametrize("seconds", [10, 30])
 def test_s3_that_is_away_for_a_while(bucket: Bucket, moto_s3: Any, new_place: MakePlace, seconds: int) -> None:
     script = "seconds=0.3 assets=1"
     bucket.fill(DOCUMENTS, script)
@@ -114,7 +113,7 @@ def whole(place: Place) -> int:
     return len(found)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.timeout(900)
 def test_a_full_disk_stops_the_run_and_room_lets_it_go_on(place: Place) -> None:
     make_documents(place.input, DOCUMENTS, "seconds=0.1 text_bytes=200000")

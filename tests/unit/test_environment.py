@@ -418,7 +418,7 @@ def test_partition_0_of_5_over_10_documents_converts_exactly_0_and_5(contract: C
     assert (status, account["converted"], account["remaining"], account["duplicates"]) == (1, 2, 8, 0)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_workers_started_at_the_same_time_join_one_run_and_convert_everything_once(
     contract: Callable[..., Contract],
 ) -> None:
@@ -523,7 +523,7 @@ def test_a_worker_joins_the_living_though_the_input_changed_meanwhile(contract: 
     assert place.published() == {8: 1}
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.timeout(300)
 @pytest.mark.skipif(not can_isolate(), reason="no pid namespaces here")
 def test_a_parent_does_not_begin_beside_a_worker_of_another_machine(contract: Callable[..., Contract]) -> None:

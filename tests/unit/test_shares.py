@@ -421,7 +421,7 @@ def test_a_layout_document_is_the_same_whoever_did_which_pages(
     assert outcome(Handover({}, fallen=fallen, elsewhere=done.get)) == outcome(Handover())
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_manual_is_the_same_with_helpers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Real children and the real engine; headings, and one page twice."""
     monkeypatch.setattr(crews, "LOOK_SECONDS", 0.02)
