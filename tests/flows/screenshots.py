@@ -23,7 +23,7 @@ import pymupdf
 from moto.server import ThreadedMotoServer
 from playwright.sync_api import Page
 from rich.console import Console, Group
-from ui import NoBrowser, RunForm, RunPage, chromium, served
+from ui import NoBrowser, RunForm, RunPage, Search, chromium, served
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -209,6 +209,8 @@ def ui(pictures: Path) -> None:
             take(page, pictures / "summary.png")
             run.artifact("failures")
             take(page, pictures / "failures.png")
+            Search(page, address).task_runs("torn", 1)
+            take(page, pictures / "search.png")
             worker = run.child(child)
             worker.logs()
             page.get_by_text("[Worker 0] Completed").scroll_into_view_if_needed()

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 from playwright.sync_api import Page, expect
 from prefect import Flow
-from ui import RUN_SECONDS, NoBrowser, RunForm, RunPage, chromium, served
+from ui import RUN_SECONDS, NoBrowser, RunForm, RunPage, Search, TaskRunPage, chromium, served
 
 from flows.convert_corpus import convert_corpus
 from flows.convert_partition import convert_partition
@@ -111,14 +111,6 @@ def test_a_form_without_input_is_not_submitted(ui: Served) -> None:
     assert ui.page.url.split("?")[0].endswith("/run")
 
 
-def test_the_run_is_watched_while_it_runs(run: Finished) -> None:
-    state, progress = run.watched
-    assert state == "Running"
-    assert re.search(r"\b[0-5] of 6 documents, [01] failures, \d+ pages", progress)
-    run.page.open("Artifacts")
-    expect(run.page.card("progress")).to_contain_text("6 of 6 documents, 1 failures, 12 pages")
-
-
 def test_the_run_says_how_it_ended_and_bears_the_run_id(ui: Served, run: Finished) -> None:
     assert run.state == "Completed with failures"
     assert RUN_ID.fullmatch(run.run_id)
@@ -192,6 +184,72 @@ def test_the_summary_accounts_and_leads_to_the_failures(ui: Served, run: Finishe
     opened = artifact.follow("The workers and their logs")
     expect(opened.get_by_role("link", name="log", exact=True)).to_have_count(2)
     opened.close()
+
+
+def test_a_document_is_found_by_its_name_and_a_run_by_its_id(ui: Served, run: Finished) -> None:
+    search = Search(ui.page, ui.address)
+    search.task_runs("COAST", 1).click()
+    found = TaskRunPage(ui.page)
+    expect(found.name).to_have_text("maps/coast.pdf")
+    expect(found.state).to_have_text("Completed")
+    names = search.flow_runs(run.run_id, 3)
+    assert sorted(names) == [run.run_id, f"{run.run_id}-worker-0", f"{run.run_id}-worker-1"]
+
+
+def test_what_became_of_a_document_is_found_among_the_artifacts(ui: Served, run: Finished) -> None:
+    search = Search(ui.page, ui.address)
+    expect(search.artifacts("torn", 1)).to_contain_text("maps/torn.pdf: DAMAGED, the script says so.")
+    search.page.locator(".artifact-card").click()
+    expect(ui.page.get_by_text(run.run_id).first).to_be_visible()
+    kinds = search.artifacts("failures", 2).locator(".artifact-card__title").all_inner_texts()
+    assert sorted(kind.strip() for kind in kinds)[0] == "failures"
+    expect(search.artifacts("coast", 0)).to_have_count(0)
+
+
+def test_a_person_watches_a_run_looks_into_its_failure_mends_it_and_converts_it_again(
+    ui: Served, run: Finished
+) -> None:
+    """The whole story, from the form that the fixture filled in to the log of the worker that mended the document."""
+    state, progress = run.watched
+    assert state == "Running"
+    assert re.search(r"\b[0-5] of 6 documents, [01] failures, \d+ pages", progress)
+    run.page.open("Artifacts")
+    expect(run.page.card("progress")).to_contain_text("6 of 6 documents, 1 failures, 12 pages")
+
+    # The table of failures leads to the document's task run, and to its worker's log.
+    failures = run.page.artifact("failures")
+    opened = failures.follow("task run", row="maps/torn.pdf")
+    document = TaskRunPage(opened)
+    expect(document.name).to_have_text("maps/torn.pdf")
+    expect(document.state).to_have_text("Failed")
+    opened.close()
+    opened = failures.follow("log", row="maps/torn.pdf")
+    expect(opened.get_by_text("Failed: library/maps/torn.pdf - Error: DAMAGED")).to_be_visible()
+    opened.close()
+
+    # The summary leads to the form that converts again what failed.
+    (ui.home / "library" / "maps" / "torn.pdf").write_text("%PDF-dummy pages=5\n")
+    page = run.page.artifact("summary").follow("the form of retry-failures, filled in")
+    try:
+        form = RunForm(page)
+        expect(form.field("output").control).to_have_value(f"{ui.home}/markdown")
+        expect(form.field("run_id").control).to_have_value(run.run_id)
+        assert form.field("launcher").chosen == "work-pool"
+        form.field("workers").fill("1")
+        again = form.start()
+        assert again.wait(*ENDS) == "Completed"
+        again.open("Details")
+        name = again.name.inner_text().strip()
+        assert {f"run:{name}", f"retry-of:{run.run_id}"} <= set(again.tags)
+        assert (ui.home / "markdown" / "maps" / "torn.md").is_file()
+        told = re.sub(r"\s+", " ", again.artifact("summary").text())
+        assert "documents 1 converted 1" in told
+        said = again.child(f"{name}-worker-0").logs()
+        assert any("Converted: library/maps/torn.pdf -> markdown/maps/torn.md" in line for line in said)
+    finally:
+        page.close()
+    search = Search(ui.page, ui.address)
+    expect(search.artifacts("torn", 1)).to_contain_text("maps/torn.pdf is converted now.")
 
 
 def test_bad_input_is_a_run_that_was_refused_with_one_clear_line(ui: Served) -> None:
