@@ -106,8 +106,8 @@ def no_secret(place: Contract, container: Container) -> None:
     [
         "SIGTERM",
         "notice file",
-        pytest.param("metadata service", marks=pytest.mark.slow),
-        *(pytest.param(how, marks=pytest.mark.soak) for how in ("SIGINT", "SIGTERM to a thread")),
+        # The metadata service has a second to answer in: what a busy machine makes of that is no matter for CI.
+        *(pytest.param(how, marks=pytest.mark.soak) for how in ("SIGINT", "SIGTERM to a thread", "metadata service")),
     ],
 )
 def test_told_to_stop_without_prefect(contract: Contract, tmp_path: Path, how: str) -> None:
@@ -140,9 +140,7 @@ def test_told_to_stop_without_prefect(contract: Contract, tmp_path: Path, how: s
     gave_back(contract, container, 5)
     life = contract.view().lives(0)[-1]
     assert life.ended.startswith("terminated" if how.startswith("SIG") else "notice: ")
-    if (
-        how == "metadata service"
-    ):  # elsewhere nothing hangs on it, and on a busy machine it may answer too late for the record
+    if how == "metadata service":
         assert life.start["machine"]["id"] == "i-0123456789abcdef0"
     assert "start WORKER_ID=0 again to go on" in container.said
     assert SECRET not in container.said
