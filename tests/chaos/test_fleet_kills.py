@@ -21,25 +21,39 @@ MakePlace = Callable[..., Place]
 DOCUMENTS = 300
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_eight_kills_of_a_fleet(tmp_path: Path, moto_s3: Any, seed: int, capsys: pytest.CaptureFixture[str]) -> None:
-    # The outage is a shorter one here: `make soak` has those of 30 s.
+@pytest.mark.parametrize(
+    ("kills", "documents", "kinds"),
+    [
+        pytest.param(8, 120, 5, marks=pytest.mark.slow, id="8"),
+        pytest.param(20, DOCUMENTS, len(FleetVictim), marks=pytest.mark.soak, id="20"),
+    ],
+)
+def test_kills_of_a_fleet(
+    tmp_path: Path,
+    moto_s3: Any,
+    seed: int,
+    capsys: pytest.CaptureFixture[str],
+    kills: int,
+    documents: int,
+    kinds: int,
+) -> None:
+    # The outage is a shorter one here: two hundred kills have those of 30 s.
     tally = kill_fleets(
         tmp_path,
         tmp_path / "home",
         moto_s3,
         moto_s3.url,
-        8,
+        kills,
         seed,
-        documents=120,
+        documents=documents,
         script="seconds=0.25 assets=1",
         outage_seconds=12,
     )
     with capsys.disabled():
         print(f"\nseed {seed}: {tally}")
-    assert tally.kills.total() == 8
-    assert len(tally.kills) >= 5
+    assert tally.kills.total() == kills
+    assert len(tally.kills) >= kinds
     assert max(tally.repeated) <= 60
 
 

@@ -27,13 +27,13 @@ ENOUGH = 400
 """Worlds in which a mutant must be caught."""
 
 
-@pytest.mark.parametrize("runs", [200, pytest.param(1000, marks=pytest.mark.slow)])
-def test_no_world_costs_more_than_its_budget(runs: int) -> None:
+@pytest.mark.parametrize(("runs", "closest"), [(200, 0.98), pytest.param(1000, 0.99, marks=pytest.mark.slow)])
+def test_no_world_costs_more_than_its_budget(runs: int, closest: float) -> None:
     worlds = [World(seed).run() for seed in range(runs)]
     over = [(world.seed, world.share) for world in worlds if world.share > 1]
     assert not over
     # The worlds are worth something: budgets were nearly spent, claiming stopped, parents were lost, documents were done.
-    assert max(world.share for world in worlds) > 0.98
+    assert max(world.share for world in worlds) > closest
     assert sum(any(why.startswith("budget") for why in world.stops) for world in worlds) > runs / 5
     assert sum(world.losses for world in worlds) > runs / 4
     assert sum(world.finished == DOCUMENTS for world in worlds) > runs / 10
