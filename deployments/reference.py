@@ -59,8 +59,8 @@ def main() -> int:
 def _commands() -> str:
     from deployments.cli import app
 
-    # It tells usages by how this process was started.
-    text = app.generate_docs(output_format="markdown", recursive=True).replace(" -m deployments.reference", "")
+    # It tells usages by how this process was started: this module, or pytest.
+    text = re.sub(r" -m [\w.]+(?=\s)", "", app.generate_docs(output_format="markdown", recursive=True))
     return _MADE + re.sub(r"\n{3,}", "\n\n", text).rstrip() + "\n"
 
 
