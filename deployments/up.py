@@ -53,7 +53,8 @@ def up(*, workers_limit: int | None = None, root: Path = ROOT) -> int:
     settings = server_settings()
     server = PrefectServer.obtain(settings)
     with _until_stopped() as stop, _alone(settings.home), server:
-        _say(f"Prefect server: {server.ui_url}" + ("" if server.own else " (configured)"))
+        configured = "" if server.own else " (configured)"
+        _say(f"Prefect server: {server.ui_url}{configured}; making its work pools and deployments ...")
         _make_pools(os.environ["PREFECT_API_URL"], workers_limit)
         if server.own:
             _close_left_runs()

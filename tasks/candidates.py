@@ -6,10 +6,11 @@ idle workers steal, is its light one.
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 
@@ -30,8 +31,10 @@ from tasks.corpus.runs import RunSpec
 from tasks.corpus.settled import Told, read_settled
 from tasks.corpus.store import Store
 
-STEAL_BATCH = 8
-"""Documents taken from a partition's far end before its claims are listed again."""
+LOSSES = 4
+"""Documents that others were faster to take before a partition's claims are listed again: a listing of a large one costs more."""
+SPREAD = 64
+"""So many at a far end are taken in an order of each thief's own: in one order, all thieves would run for the same document."""
 LEDGER_SECONDS = 60.0
 """What the living settled is not read again sooner: it spares a thief a look at every claim that they hold and are done with."""
 READERS = 16
@@ -68,7 +71,7 @@ class ClaimTable:
 
 
 class Candidates:
-    """One life's view of what is left to do. Memory: 20 bytes and a bit a document; the rows are on the disk.
+    """One life's view of what is left to do. Memory: 20 bytes and a few bits a document; the rows are on the disk.
 
     Args:
         scratch: a folder for the rows.
@@ -115,6 +118,8 @@ class Candidates:
         self._lock = threading.Lock()
         self._finished = Bitmap(spec.documents)
         self._taken = Bitmap(spec.documents)
+        self._lost = 0
+        """To others that were faster, since claims were last listed for it."""
         self._asked = self._caught_up = float("-inf")
         """When it was asked what others settled, and when that was answered."""
         self._table = ClaimTable(spec.documents, claims.listed)
@@ -129,7 +134,10 @@ class Candidates:
         self._passed: set[int] = set()
         self._rows = rows or RowTable(manifest, scratch / "rows.jsonl", self._look)
         patient()(self._look_back)
-        self.assigned = len(self._finished.outside(self._documents(sorted(self._mine))))
+        self._assigned = Bitmap(spec.documents)
+        for index in self._finished.outside(self._documents(sorted(self._mine))).tolist():
+            self._assigned.add(index)
+        self.assigned = len(self._assigned)
         """Documents that are this life's to do, as far as it knows: what others take from it is taken off."""
 
     def close(self) -> None:
@@ -175,10 +183,15 @@ class Candidates:
             left = sum(index not in self._finished and index not in self._passed_by for index in self._sample)
         return left if self._sample else None
 
-    def reassign(self, documents: int) -> None:
-        """So many documents more (or less, below 0) are this life's to do. Thread-safe."""
+    def reassign(self, index: int, mine: bool) -> None:
+        """A document is this life's to do, or is not any more. Thread-safe."""
         with self._lock:
-            self.assigned += documents
+            if mine and index not in self._assigned:
+                self._assigned.add(index)
+                self.assigned += 1
+            elif not mine and index in self._assigned:
+                self._assigned.discard(index)
+                self.assigned -= 1
 
     def own(self) -> Iterator[tuple[Row, int]]:
         """Documents of the sample, then of the own partitions, that are worth a claim, with the claim's number."""
@@ -195,8 +208,8 @@ class Candidates:
         mine = self._documents(sorted(self._mine))
         for index in self._rows.heaviest_first(self._finished.outside(mine)):
             found = list(self._worth(index))
-            if not found and index not in self._finished and index not in self._taken:
-                self.reassign(-1)
+            if not found and index not in self._taken:
+                self.reassign(index, False)
             yield from found
 
     def far_ends(self) -> Iterator[tuple[Row, int]]:
@@ -209,13 +222,11 @@ class Candidates:
         partitions = self._spec.partitions
         first = (max(self._mine, default=self._me.worker % partitions) + 1) % partitions
         for p in in_turn(first, partitions, self._me.worker):
-            batch = 0
-            for index in reversed(self._rows.heaviest_first(self._finished.outside(self._documents([p])))):
-                if batch % STEAL_BATCH == 0:
-                    self._refresh(p)
-                for candidate in self._worth(index):
-                    batch += 1
-                    yield candidate
+            lightest_first = self._rows.heaviest_first(self._finished.outside(self._documents([p])))[::-1]
+            if lightest_first:
+                self._refresh(p)
+            for index in spread(lightest_first, f"{self._me.worker} {p}"):
+                yield from self._worth(index)
 
     def _worth(self, index: int) -> Iterator[tuple[Row, int]]:
         """The document with its claim's number, if it is worth a claim."""
@@ -234,13 +245,16 @@ class Candidates:
             self._refreshed[partition] = now
 
     def took(self, index: int, n: int, mine: bool) -> None:
-        """This life tried to take claim `n`: somebody has it now. Where that is another life, the listing is old."""
+        """This life tried to take claim `n`: somebody has it now. Where that is often another life, the listing is old."""
         self._table.note(Claimed(index, n, False))
         # What another life took is no longer this one's, what is taken from another is.
-        self.reassign(mine - self.is_mine(index))
+        self.reassign(index, mine)
         if mine:
             self._taken.add(index)
-        else:
+            return
+        self._lost += 1
+        if self._lost >= LOSSES:
+            self._lost = 0
             self._refresh(self.partition(index))
 
     def _free(self, newest: Claimed) -> bool:
@@ -335,3 +349,16 @@ class Candidates:
         for record in records:
             if settled(record, self._epoch, self._retry_failed):
                 self.finish(record.index)
+
+
+def spread(indices: Sequence[int], whose: str) -> Iterator[int]:
+    """Indices, shuffled within windows of up to `SPREAD` of them, the same for the same `whose`. Pure.
+
+    A window is a quarter of them at most: of a few documents the order stays.
+    """
+    window = max(1, min(SPREAD, len(indices) // 4))
+    turn = random.Random(whose)  # noqa: S311 - an order of work
+    for begin in range(0, len(indices), window):
+        some = list(indices[begin : begin + window])
+        turn.shuffle(some)
+        yield from some

@@ -436,7 +436,7 @@ class Worker:
             self._tell(row, record)
         else:
             # A former holder's own record: that life counted it, and said so.
-            self._candidates.reassign(-1)
+            self._candidates.reassign(row.index, False)
 
     def _quarantined(self, row: Row, claim: Claim, suspicion: Suspicion) -> Record:
         """The record of a document that killed a worker which had nothing else in hand, after it had been a suspect."""

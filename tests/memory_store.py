@@ -52,6 +52,8 @@ class MemoryStore:
         self._folders: dict[str, list[str]] = {}
         """Keys by their first three folders, each list sorted when it is listed: listings go by folders."""
         self._unsorted: set[str] = set()
+        self._tops: dict[str, set[str]] = {}
+        """These folders by their first part: a run's are not looked for among a million outputs."""
         self.requests: Counter[str] = Counter()
         """By kind as S3 bills them."""
         self.by_room: Counter[tuple[str, str]] = Counter()
@@ -85,7 +87,9 @@ class MemoryStore:
     def _listed(self, prefix: str) -> Iterator[str]:
         if prefix.count("/") < FOLDERS:
             found: list[str] = []
-            for folder, keys in self._folders.items():
+            top, inside, _ = prefix.partition("/")
+            for folder in self._tops.get(top, ()) if inside else self._folders:
+                keys = self._folders[folder]
                 if folder.startswith(prefix):
                     found += keys
                 elif prefix.startswith(folder):
@@ -149,7 +153,10 @@ class MemoryStore:
     def _write(self, key: str, data: bytes, metadata: Mapping[str, str] | None) -> None:
         if key not in self.objects:
             folder = folder_of(key)
-            keys = self._folders.setdefault(folder, [])
+            keys = self._folders.get(folder)
+            if keys is None:
+                keys = self._folders[folder] = []
+                self._tops.setdefault(folder.partition("/")[0], set()).add(folder)
             if keys and key < keys[-1]:
                 self._unsorted.add(folder)
             keys.append(key)

@@ -1,7 +1,8 @@
 """EC2's instance metadata service, version 2, by the standard library: what an instance can ask about itself.
 
 AWS documentation: a session token (PUT, at most 6 hours) goes with every question; 404 says that there is no such thing (no
-notice, say); the service is local, so that what does not answer within a second will not.
+notice, say). The service is local: what does not answer within a second is not there, unless the firmware says that this is
+an instance (its vendor is "Amazon EC2" on Nitro): there it is waited for, since a crowded machine is slow to take an answer.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 ENDPOINT = "http://169.254.169.254"
 ENDPOINT_VARIABLE = "AWS_EC2_METADATA_SERVICE_ENDPOINT"
@@ -22,6 +24,9 @@ TOKEN_SECONDS = 21600
 TRIES = 3
 RETRY_SECONDS = 60.0
 """A service that never answered is asked so many times, so far apart, and then no more: this is no EC2 instance."""
+SECONDS, INSTANCE_SECONDS = 1.0, 5.0
+"""For an answer: anywhere, and on what says that it is an instance."""
+VENDOR = Path("/sys/class/dmi/id/sys_vendor")
 _LARGEST = 65536
 _FAILURES = (OSError, http.client.HTTPException, ValueError)
 """Nobody there, a refusal, an answer that is no HTTP or no text, an endpoint that is no address."""
@@ -37,7 +42,7 @@ class Imds:
         endpoint: str = ENDPOINT,
         *,
         disabled: bool = False,
-        timeout: float = 1.0,
+        timeout: float = SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._base = endpoint.rstrip("/") + "/latest"
@@ -53,10 +58,15 @@ class Imds:
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
     @classmethod
-    def from_env(cls, env: Mapping[str, str]) -> Imds:
-        """As the AWS SDKs would find it."""
+    def from_env(cls, env: Mapping[str, str], *, vendor: Path = VENDOR) -> Imds:
+        """As the AWS SDKs would find it.
+
+        Args:
+            vendor: the file in which the kernel shows the firmware's vendor; a container sees its host's.
+        """
         disabled = env.get(DISABLED_VARIABLE, "").strip().lower() == "true"
-        return cls(env.get(ENDPOINT_VARIABLE) or ENDPOINT, disabled=disabled)
+        timeout = INSTANCE_SECONDS if _is_instance(vendor) else SECONDS
+        return cls(env.get(ENDPOINT_VARIABLE) or ENDPOINT, disabled=disabled, timeout=timeout)
 
     @property
     def absent(self) -> bool:
@@ -102,3 +112,10 @@ class Imds:
             if answer.length:  # bytes still to come: cut short, or far too long
                 raise http.client.IncompleteRead(data, answer.length)
         return data.decode()
+
+
+def _is_instance(vendor: Path) -> bool:
+    try:
+        return vendor.read_text(errors="replace").strip() == "Amazon EC2"
+    except OSError:
+        return False

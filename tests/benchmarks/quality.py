@@ -29,7 +29,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -238,39 +238,50 @@ def cpu_of_children() -> float:
     return total
 
 
-def produce(tool: str, every: list[Document], corpus: Path, out: Path, reuse: Path | None, threads: int) -> Kept:
-    """One tool's outputs for all documents, in `out`; those that an earlier run has are copied."""
-    kept = Kept(out, tool)
-    earlier = Kept(reuse, tool) if reuse is not None else None
+def produce(
+    tools: Sequence[str], every: list[Document], corpus: Path, out: Path, reuse: dict[str, Path], threads: int
+) -> dict[str, Kept]:
+    """All tools' outputs in `out`, one document after the other, so that what else runs on the machine is the same for all.
+
+    Documents without ground truth go through those tools only whose times are compared.
+
+    Args:
+        reuse: by tool, the folder of an earlier run: what is there is copied.
+    """
+    kept = {tool: Kept(out, tool) for tool in tools}
     todo = []
-    for document in every:
-        record = earlier.record(document) if earlier is not None else None
-        if record is None or earlier is None:
-            todo.append(document)
-        elif earlier.folder != kept.folder:
-            kept.keep(document, record)
-            kept.markdown(document).unlink(missing_ok=True)
-            if record.outcome == "ok":
-                shutil.copyfile(earlier.markdown(document), kept.markdown(document))
-    if not todo:
-        return kept
-    if tool == OURS:
-        with layout_engine(corpus, threads) as run:
-            _run_all(tool, todo, kept, run)
-    else:
-        _run_all(tool, todo, kept, lambda document, path: by_plain(tool, corpus, document, path, threads))
+    for document in sorted(every, key=lambda document: document.pages):
+        wanted = tools if document.truth is not None else [tool for tool in tools if tool in (OURS, BASE)]
+        for tool in wanted:
+            if tool not in reuse or not copied(Kept(reuse[tool], tool), kept[tool], document):
+                todo.append((document, tool))
+    with ExitStack() as stack:
+        layout = stack.enter_context(layout_engine(corpus, threads)) if any(tool == OURS for _, tool in todo) else None
+        for number, (document, tool) in enumerate(todo, 1):
+            path = kept[tool].markdown(document)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.unlink(missing_ok=True)
+            if tool == OURS and layout is not None:
+                record = layout(document, path)
+            else:
+                record = by_plain(tool, corpus, document, path, threads)
+            kept[tool].keep(document, record)
+            told = f"{record.outcome} {record.wall:.1f} s, {record.cpu:.1f} of CPU {record.cause[:120]}".rstrip()
+            sys.stderr.write(f"{number}/{len(todo)} {tool} {document.file}: {told}\n")
     return kept
 
 
-def _run_all(tool: str, todo: list[Document], kept: Kept, run: Callable[[Document, Path], Record]) -> None:
-    for number, document in enumerate(todo, 1):
-        path = kept.markdown(document)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.unlink(missing_ok=True)
-        record = run(document, path)
+def copied(earlier: Kept, kept: Kept, document: Document) -> bool:
+    """Whether an earlier run has the document's output; it is in `kept` then."""
+    record = earlier.record(document)
+    if record is None:
+        return False
+    if earlier.folder != kept.folder:
         kept.keep(document, record)
-        told = f"{record.outcome} {record.wall:.1f} s {record.cause[:120]}".rstrip()
-        sys.stderr.write(f"{tool} {number}/{len(todo)} {document.file}: {told}\n")
+        kept.markdown(document).unlink(missing_ok=True)
+        if record.outcome == "ok":
+            shutil.copyfile(earlier.markdown(document), kept.markdown(document))
+    return True
 
 
 def scored(kept: Kept, document: Document, score: ModuleType) -> Score:
@@ -411,12 +422,11 @@ def main() -> int:
         parser.error("no document of the manifest is asked for")
     score = scorer(options.score or corpus / "score.py")
     out, reuse = options.out.resolve(), options.reuse and options.reuse.resolve()
-    kept = {}
-    for tool in tools:
-        earlier = out if options.score_only else None if tool == OURS else reuse
-        kept[tool] = Kept(out, tool)
-        if not options.score_only:
-            kept[tool] = produce(tool, every, corpus, out, earlier, options.threads)
+    if options.score_only:
+        kept = {tool: Kept(out, tool) for tool in tools}
+    else:
+        earlier = {tool: reuse for tool in tools if tool != OURS and reuse is not None}
+        kept = produce(tools, every, corpus, out, earlier, options.threads)
     results = {tool: figures(every, outputs, score) for tool, outputs in kept.items()}
     if options.json:
         sys.stdout.write(json.dumps(results, indent=1) + "\n")

@@ -23,6 +23,7 @@ from tasks.fleet.supervisor import Fleet, Sight, step
 LOOK_SECONDS = 5.0
 PREFECT_SECONDS = 2.0
 RUNS_A_CALL = 200
+TOLD_EVERY = 3 * 3600.0
 
 
 def pulses(world: World) -> dict[str, float]:
@@ -35,6 +36,15 @@ def simulate(documents: int, workers: int, folder: Path) -> None:
     begun = time.process_time()
     world = World(1, documents, workers, folder)
     gc.freeze()  # millions of rows, which are there to the end
+
+    def tell() -> None:
+        """How far it is, for who waits for the large ones."""
+        spent = time.process_time() - begun
+        print(f"{world.now / 3600:.0f} h: {len(world.done)} documents, {spent:.0f} s of CPU", flush=True)
+        if not world.over:
+            world.at(world.now + TOLD_EVERY, tell)
+
+    world.at(TOLD_EVERY, tell)
     try:
         world.run()
     finally:

@@ -76,6 +76,14 @@ def test_a_laptop_waits_a_second_once(server: ImdsServer) -> None:
     assert imds.absent
 
 
+def test_what_says_that_it_is_an_instance_waits_longer(server: ImdsServer, tmp_path: Path) -> None:
+    vendor, env = tmp_path / "sys_vendor", {"AWS_EC2_METADATA_SERVICE_ENDPOINT": server.url}
+    server.hang = 1.2
+    assert Imds.from_env(env, vendor=vendor).get(ID) is None
+    vendor.write_text("Amazon EC2\n")
+    assert Imds.from_env(env, vendor=vendor).get(ID) == "i-0123456789abcdef0"
+
+
 @pytest.mark.parametrize(
     "endpoint",
     ["", "no address", "http://", "ftp://127.0.0.1", nobody()],

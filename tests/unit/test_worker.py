@@ -19,7 +19,7 @@ from lives_kit import LOG, Case, Cases, Faults, Kind, cases, documents, ends_som
 
 import tasks.candidates
 import tasks.worker
-from tasks.candidates import Candidates
+from tasks.candidates import LOSSES, Candidates
 from tasks.corpus import paths
 from tasks.corpus.claims import Claim, Claimed, Claims, Holder
 from tasks.corpus.failure_file import FailedDocuments
@@ -514,6 +514,70 @@ def test_the_sample_comes_before_all_and_is_not_given_twice(new_case: Cases, tmp
         mine.took(row.index, n, claims.take(mine.partition(row.index), row.index, n) is not None)
     assert found == [3, 0, 2]
     assert mine.assigned == 3
+
+
+def test_what_others_took_is_taken_off_the_assigned_ones_once(new_case: Cases, tmp_path: Path) -> None:
+    case = new_case(weights([10, 500, 30, 70, 500, 20, 90, 60]), workers=2)
+    spec = case.plan().spec
+    mine, claims = chosen(case, spec, tmp_path, sample=[0])
+    other = Claims(case.runs, spec.run_id, Holder(worker=1, attempt=0))
+    assert mine.assigned == 4
+    source = mine.own()
+    row, n = next(source)
+    assert (row.index, other.take(0, 0) is not None) == (0, True)
+    mine.took(0, n, claims.take(0, 0, n) is not None)
+    assert mine.assigned == 3
+    assert next(source)[0].index == 4
+    mine.took(4, 0, claims.take(0, 4) is not None)
+    mine.finish(6)  # another life settled it, as the parent says
+    assert [row.index for row, _ in source] == [2]
+    assert mine.assigned == 2
+
+
+def test_thieves_of_one_partition_go_their_own_ways(new_case: Cases, tmp_path: Path) -> None:
+    case = new_case(weights([10 + number for number in range(80)]), workers=2)
+    spec = case.plan().spec
+    orders = []
+    for worker in (2, 4):  # both begin with partition 1
+        folder = tmp_path / str(worker)
+        folder.mkdir()
+        thief, _ = chosen(case, spec, folder, worker=worker)
+        orders.append([row.index for row, _ in thief.far_ends()])
+    one, other = orders
+    assert one[0] % 2 == other[0] % 2
+    assert one != other
+    for order in orders:
+        assert sorted(order) == list(range(80))
+        # A window is a quarter of a partition's 40: by tens, what is lighter comes first.
+        mine = [index // 2 for index in order if index % 2 == 1]
+        assert [sorted(mine[at : at + 10]) for at in range(0, 40, 10)] == [
+            list(range(at, at + 10)) for at in range(0, 40, 10)
+        ]
+
+
+def test_a_thief_that_loses_goes_on_and_lists_the_claims_again_after_some_losses(
+    new_case: Cases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = new_case(weights([10 + number for number in range(40)]), workers=1)
+    spec = case.plan().spec
+    now = [0.0]
+    thief, claims = chosen(case, spec, tmp_path, worker=1, clock=lambda: now[0])
+    listed: list[str] = []
+    listing = type(case.runs).list
+
+    def counted(self: Any, prefix: str = "", **more: Any) -> Any:
+        listed.append(prefix)
+        return listing(self, prefix, **more)
+
+    monkeypatch.setattr(type(case.runs), "list", counted)
+    other = Claims(case.runs, spec.run_id, Holder(worker=0, attempt=0))
+    source = thief.far_ends()
+    for losses in range(1, LOSSES + 1):
+        now[0] += 10.0
+        row, n = next(source)
+        assert other.take(0, row.index) is not None
+        thief.took(row.index, n, claims.take(0, row.index, n) is not None)
+        assert sum("/claims/" in prefix for prefix in listed) == 1 + (losses == LOSSES)
 
 
 def test_after_a_rebalance_recommendation_long_documents_are_left_to_others(new_case: Cases, tmp_path: Path) -> None:

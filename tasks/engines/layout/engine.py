@@ -22,6 +22,7 @@ from tasks.engines.layout import threads as thread_bounds
 from tasks.engines.layout.choice import MOST_FALLEN, Way, after
 from tasks.engines.layout.figures import MOST, MOST_BYTES, MOST_ON_A_PAGE, extension, without_repeats
 from tasks.engines.layout.headings import Entry
+from tasks.engines.layout.heap import give_back
 from tasks.engines.layout.laid import Figure, LaidPage, Piece, placeholder, together
 from tasks.engines.layout.markup import NOTE
 from tasks.engines.layout.ocr import Reader
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from tasks.engines.layout.drawing import Drawer
     from tasks.engines.layout.page import PageReader, Read
 
-ENGINE_VERSION: Final = "3"
+ENGINE_VERSION: Final = "4"
 """Of this engine's own code: changed when the same libraries give another text, or a page's payload is another."""
 _LIBRARIES: Final = ("pymupdf", "pymupdf4llm", "pymupdf-layout", "rapidocr", "onnxruntime", "opencv-python-headless")
 _VISIBLE = re.compile(r"\S")
@@ -143,6 +144,7 @@ class Conversion:
                     page = self._page(number, way, lost.get(number), large.get(number), falls)
                     page = page.model_copy(update={"hurried": hurried})
                     handover.finish(number, page.model_dump_json())
+                    give_back()
                 self._trouble += page.failed
                 if uses[self._object(number)] > 1:
                     self._same.setdefault(self._object(number), page)

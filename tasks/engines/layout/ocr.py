@@ -18,6 +18,8 @@ MOST_PIXELS: Final = 12_000_000
 """Of the image that is read: detection takes a hundred bytes a pixel."""
 MOST_SIDE: Final = 6000
 LEAST_SCORE: Final = 0.5
+LEAST_WIDTH: Final = 96
+"""Pixels to which lines, 48 of them high, are padded for recognition. RapidOCR's 320 make most of a receipt padding."""
 SMALL_TEXT: Final = 16.0
 """Pixels: lines that are lower are read again at a higher resolution."""
 _FINE: Final = 30.0
@@ -89,7 +91,13 @@ class Reader:
             logger.propagate = False
             from rapidocr import RapidOCR
 
-            self._engine = RapidOCR(params={"Global.log_level": "critical", "Det.max_candidates": 5000})
+            self._engine = RapidOCR(
+                params={
+                    "Global.log_level": "critical",
+                    "Det.max_candidates": 5000,
+                    "Rec.rec_img_shape": [3, 48, LEAST_WIDTH],
+                }
+            )
             logger.setLevel(logging.CRITICAL)
         return self._engine
 
