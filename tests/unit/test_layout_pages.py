@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from difflib import SequenceMatcher
+from pathlib import Path
 
 import pymupdf
 import pytest
 
+from tasks.engines.layout import scripts
+from tasks.engines.layout.choice import Way
+from tasks.engines.layout.evidence import script_of
 from tasks.engines.layout.laid import LaidPage, Piece, together
-from tasks.engines.layout.page import PageReader
+from tasks.engines.layout.ocr import Reader
+from tasks.engines.layout.page import FOREIGN, PageReader
 from tasks.engines.layout.regions import Kind, Region
 from tasks.engines.layout.textlines import Line, Run
 from tasks.engines.protocol import EngineName, EngineResult, Limits
@@ -269,6 +275,63 @@ def test_a_scan_is_read_however_it_lies(convert: Convert, rotate: int) -> None:
     places = [text.index(f"Sentence {number} of this page was printed") for number in range(12)]
     assert places == sorted(places)
     assert [page.way for page in result.pages] == ["layout-ocr"]
+
+
+LINES = {
+    "rus": [
+        "Разметка диска — это операция деления диска на секции.",
+        "Каждая выделенная секция не зависит от других секций.",
+        "Вы всегда должны сделать резервную копию всей информации.",
+    ],
+    "kor": [
+        "이장에서는 설치 프로그램을 부팅하기 전에 준비 사항에 대해 다룹니다.",
+        "설치 시스템을 부팅하고 설치 언어를 선택하십시오.",
+        "네트워크 연결이 있으면 활성화하십시오.",
+    ],
+}
+"""In scripts that RapidOCR's model does not know."""
+
+
+def scan_of(lines: list[str]) -> pymupdf.Document:
+    source = pymupdf.open()
+    page = source.new_page()
+    page.insert_font("all", fontbuffer=pymupdf.Font("cjk").buffer)
+    for number, line in enumerate(lines):
+        page.insert_text((72, 90 + 40 * number), line, fontsize=14, fontname="all")
+    image = page.get_pixmap(dpi=150)
+    made = pymupdf.open()
+    made.new_page(width=page.rect.width, height=page.rect.height).insert_image(page.rect, pixmap=image)
+    return made
+
+
+@pytest.mark.parametrize("language", LINES)
+def test_scans_in_other_scripts_are_read_by_tesseract_where_its_data_is_there(convert: Convert, language: str) -> None:
+    data = scripts.data()
+    if data is None or language not in data[1]:
+        pytest.skip(f"no data of Tesseract's for {language} on this machine")
+    result = convert(scan_of(LINES[language]))
+    read = [character for character in text_of(result) if script_of(character) in ("cyrillic", "hangul")]
+    wanted = [character for line in LINES[language] for character in line if script_of(character) is not None]
+    assert SequenceMatcher(a=wanted, b=read, autojunk=False).ratio() > 0.9
+    assert result.warnings == []
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_a_scan_in_a_script_that_nothing_here_reads_says_so(monkeypatch: pytest.MonkeyPatch, installed: bool) -> None:
+    wrong = (Path("/nowhere"), ("kor",)) if installed else None
+    monkeypatch.setattr(scripts, "data", lambda: wrong)
+    monkeypatch.setattr(scripts, "_read", lambda crops, language, folder: ["77424 3."] * len(crops))
+    with scan_of(LINES["rus"]) as scan:
+        read = PageReader(Reader(), 150, 4_000_000).read(scan[0], Way.LAYOUT, render=True)
+    assert [note for note in read.notes if "tesseract-ocr-rus" in note] == [FOREIGN]
+    assert read.seen.unsure == 1.0
+
+
+def test_whose_script_it_is_decides_how_plausible_a_reading_is() -> None:
+    assert scripts.own_share("Разметка диска, 2 раза", "rus+ukr+eng") > 0.9
+    assert scripts.own_share("Разметка Windows Vista", "rus") < scripts.OWN
+    assert scripts.own_share("77424 3. 77404 로", "kor") < 0.2
+    assert scripts.own_share("", "kor") == 0.0
 
 
 # -- trust scores ---------------------------------------------------------------------------------------------------

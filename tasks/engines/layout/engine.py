@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tasks.corpus.failures import Category, ConversionError, Phase
 from tasks.engines import memory
+from tasks.engines.layout import scripts
 from tasks.engines.layout import threads as thread_bounds
 from tasks.engines.layout.choice import MOST_FALLEN, Way, after
 from tasks.engines.layout.figures import MOST, MOST_BYTES, MOST_ON_A_PAGE, extension, without_repeats
@@ -70,7 +71,10 @@ class LayoutEngine:
     @property
     def versions(self) -> dict[str, str]:
         """The libraries, whose models come inside them, and this engine's own."""
-        return {library: version(library) for library in _LIBRARIES} | {"layout": ENGINE_VERSION}
+        found = {library: version(library) for library in _LIBRARIES} | {"layout": ENGINE_VERSION}
+        if (tesseract := scripts.data()) is not None and self._ocr is not None:
+            found["tessdata"] = " ".join(tesseract[1])
+        return found
 
     def inspect(self, pdf: Path, passwords: list[str], limits: Limits) -> Inspection:
         """Open only. Raises ConversionError."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any, Final
 
 import numpy as np
 
+from tasks.engines.layout import scripts
 from tasks.engines.layout.reading_order import Box
 from tasks.engines.layout.textlines import Line, Run
 
@@ -25,6 +26,12 @@ SMALL_TEXT: Final = 16.0
 _FINE: Final = 30.0
 """Pixels: what lines should then be high."""
 _SAMPLE: Final = 12
+LOST: Final = 0.25
+"""Part of what was found, by length, that is unreadable before other scripts are tried."""
+_PLAIN: Final = 0.95
+"""Sureness of lines that are wholly in a script that the model knows."""
+SURE: Final = 0.9
+"""What a line counts that was read in its own script."""
 _READABLE: Final = 0.6
 """Mean sureness below which a line is not what the model takes it for, such as columns of Chinese from top to bottom."""
 _RIM: Final = 0.3
@@ -49,15 +56,29 @@ class Reader:
         """Quadrilaterals of lines, as an array of four corners each; None where there are none."""
         return self._loaded()._load_det_model()(image).boxes
 
-    def read(self, image: Any, quads: Any) -> list[ReadLine]:
-        """What the lines say."""
+    def read(self, image: Any, quads: Any) -> tuple[list[ReadLine], bool]:
+        """What the lines say, and whether much of it is in a script that can be read by nothing that is here."""
         crops = self._loaded().crop_text_regions(image, quads)
         texts, scores = self._recognised(crops)
-        return [
+        read = [
             ReadLine(tuple((float(x), float(y)) for x, y in quad), text, float(score))
             for quad, text, score in zip(quads, texts, scores, strict=True)
-            if text.strip() and score >= LEAST_SCORE
         ]
+        lost = [number for number, line in enumerate(read) if unreadable(line)]
+        much = LOST * sum(_length(line.quad) for line in read)
+        foreign = sum(_length(line.quad) for line in read if sparse(line)) > much
+        if sum(_length(read[number].quad) for number in lost) > much:
+            mixed = [number for number in range(len(read)) if number not in lost and read[number].score < _PLAIN]
+            both = scripts.read_again([crops[number] for number in lost], [crops[number] for number in mixed])
+            foreign = foreign and not any(both[0])
+            for number, text in zip([*lost, *mixed], [*both[0], *both[1]], strict=True):
+                line = read[number]
+                if text is not None and len(text) >= len(line.text.strip()):
+                    read[number] = replace(line, text=text, score=SURE)
+                elif number in lost:
+                    # As unsure as can be, whatever the model thinks of the punctuation.
+                    read[number] = replace(line, score=min(line.score, LEAST_SCORE))
+        return [line for line in read if line.text.strip() and line.score >= LEAST_SCORE], foreign
 
     def upright(self, image: Any, quads: Any) -> bool | None:
         """Whether the lines stand on their feet (False: on their heads); None where they are unreadable either way.
@@ -100,6 +121,22 @@ class Reader:
             )
             logger.setLevel(logging.CRITICAL)
         return self._engine
+
+
+def unreadable(line: ReadLine) -> bool:
+    """Whether a line is not what the model takes it for."""
+    return line.score < _READABLE or sparse(line)
+
+
+def sparse(line: ReadLine) -> bool:
+    """Whether a long line has fewer letters than it has room for, as one in a script that the model does not know.
+
+    Of such a line it sees the spaces and the punctuation, and is sure of them. A letter of the scripts that it knows is at most
+    as wide as the line is high; Latin ones are half of that.
+    """
+    width, height = _length(line.quad), min(_shape(line.quad))
+    written = sum(not character.isspace() for character in line.text)
+    return width > 8 * height and written < 0.55 * width / height
 
 
 def dpi_for(width: float, height: float, wanted: float, most_pixels: int = MOST_PIXELS) -> float:

@@ -243,9 +243,9 @@ class PageReader:
             quads = quads[new]
             if not len(quads):
                 return [], []
-        read = self._ocr.read(image, quads)
+        read, foreign = self._ocr.read(image, quads)
         self._unsure = unsure(read)
-        return ocr_rules.lines_from(read, to_page), _doubt(read)
+        return ocr_rules.lines_from(read, to_page), [FOREIGN] if foreign else _doubt(read)
 
     def _turn(self, image: Any, quads: Any) -> int:
         """By how much the page must be turned clockwise for its text to stand upright."""
@@ -427,6 +427,12 @@ def _right_to_left(lines: Sequence[Line]) -> bool:
     from tasks.engines.layout.evidence import text_facts
 
     return text_facts("\n".join(line.text for line in lines)).right_to_left > 0.5
+
+
+FOREIGN: Final = (
+    "much of it is in a script that OCR cannot read here; Tesseract's data for its language, if installed, is used "
+    "(Debian: tesseract-ocr-rus, tesseract-ocr-kor, ...)"
+)
 
 
 def _doubt(read: Sequence[ReadLine]) -> list[str]:
