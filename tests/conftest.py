@@ -18,6 +18,7 @@ import pytest
 from moto.moto_server.utilities import RegexConverter
 from moto.server import ThreadedMotoServer
 
+from deployments.rehearsal.atomic_s3 import atomic_writes
 from tasks.corpus.store import Store
 from tasks.corpus.store_folder import FolderStore
 from tasks.corpus.store_s3 import S3Store
@@ -113,7 +114,7 @@ def moto_s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MotoS3]:
     host, port = server.get_host_and_port()
     url = f"http://{host}:{port}"
     nothing = str(tmp_path_factory.mktemp("aws") / "none")
-    with pytest.MonkeyPatch.context() as patch:
+    with atomic_writes(), pytest.MonkeyPatch.context() as patch:
         # Real S3 takes keys with newlines; moto's routes say "." and mean any character.
         patch.setattr(RegexConverter, "__init__", _match_newlines)
         for name in ("AWS_PROFILE", "AWS_DEFAULT_PROFILE", "AWS_SESSION_TOKEN", "AWS_DEFAULT_REGION", "AWS_CA_BUNDLE"):

@@ -23,6 +23,7 @@ import httpx
 
 from deployments.aws.pool import PARENTS_POOL, PARENTS_TYPE, ROOT, WORKERS_POOL, WORKERS_TYPE, deploy, make_pool
 from deployments.rehearsal import stack
+from deployments.rehearsal.atomic_s3 import atomic_writes
 from deployments.rehearsal.ecs import FakeEcs
 from deployments.rehearsal.faulty_s3 import FaultyS3, failing
 from deployments.rehearsal.market import Market
@@ -110,6 +111,7 @@ class Stage:
         logging.getLogger("werkzeug").setLevel(logging.WARNING)
 
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._exits.enter_context(atomic_writes())
         moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
         moto.start()
         self._exits.callback(moto.stop)

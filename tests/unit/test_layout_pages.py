@@ -316,10 +316,8 @@ def test_scans_in_other_scripts_are_read_by_tesseract_where_its_data_is_there(co
     assert result.warnings == []
 
 
-@pytest.mark.parametrize("installed", [True, False])
-def test_a_scan_in_a_script_that_nothing_here_reads_says_so(monkeypatch: pytest.MonkeyPatch, installed: bool) -> None:
-    wrong = (Path("/nowhere"), ("kor",)) if installed else None
-    monkeypatch.setattr(scripts, "data", lambda: wrong)
+def test_a_scan_in_a_script_that_nothing_here_reads_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scripts, "data", lambda: (Path("/nowhere"), ("kor",)))
     monkeypatch.setattr(scripts, "_read", lambda crops, language, folder: ["77424 3."] * len(crops))
     with scan_of(LINES["rus"]) as scan:
         read = PageReader(Reader(), 150, 4_000_000).read(scan[0], Way.LAYOUT, render=True)

@@ -41,7 +41,8 @@ def race(case: Case, spec: RunSpec, workers: int = WORKERS) -> list[Summary]:
 def check(case: Case, spec: RunSpec, lives: list[Summary]) -> None:
     """Once, by the stores' own evidence, by the audit's and by what the workers say."""
     account = case.check_published_once(spec)
-    assert sum(life.converted for life in lives) == account.documents
+    told = [(r.index, r.worker, r.attempt, str(r.outcome), str(r.published_by)) for r in case.records(spec)]
+    assert sum(life.converted for life in lives) == account.documents, sorted(told)
     assert len({life.attempt for life in lives}) == len(lives)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import socket
+import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -216,6 +218,29 @@ def test_s3_that_overwrites_in_silence_is_refused_whatever_is_there(faulty_store
             faulty_store.probe()
         assert keys(faulty_store) == []
         faulty_store.put(PROBE, b"")
+
+
+@pytest.mark.slow
+def test_of_many_at_the_same_instant_one_creates(moto_s3: MotoS3) -> None:
+    """As S3 has it; moto by itself lets two of them through, now and then, and every test of claims would be void."""
+    store = S3Store.from_url(f"{moto_s3.new_bucket()}/a")
+    gate = threading.Barrier(8)
+
+    def create(number: int) -> list[bool]:
+        found = []
+        for turn in range(300):
+            gate.wait(60)
+            found.append(store.create(f"claims/{turn}", b"%d" % number))
+        return found
+
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            won = list(pool.map(create, range(8)))
+    finally:
+        sys.setswitchinterval(usual)
+    assert [sum(turn) for turn in zip(*won, strict=True)] == [1] * 300
 
 
 def test_s3_proved_by_many_at_the_same_time(moto_s3: MotoS3) -> None:
