@@ -66,7 +66,7 @@ def all_once(place: Place, command: Command, documents: int, assets: int) -> Non
 # -- interruptions --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.timeout(600)
 def test_seconds_from_the_loss_of_a_worker_to_its_successors_first_page(
     place: Place, home: Path, capsys: pytest.CaptureFixture[str]

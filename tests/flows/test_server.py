@@ -341,7 +341,7 @@ def test_the_last_user_ends_the_server_even_by_sigkill(home: Home) -> None:
     assert home.state is None
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.timeout(300)
 def test_with_the_default_linger_nothing_is_left_after_20_seconds(home: Home) -> None:
     del home.environment["PDF_FLOWS_SERVER_LINGER"]

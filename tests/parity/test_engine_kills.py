@@ -125,7 +125,7 @@ def test_a_device_that_is_killed_before_it_answers_is_not_started_for_ever(scrat
             convert(pool, "letters", scratch)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_device_that_hangs_is_started_anew(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clients, "STUCK_SECONDS", 20.0)
     with running(scratch, "1.5", **UPSTREAM) as pool:

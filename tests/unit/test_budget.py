@@ -27,7 +27,7 @@ ENOUGH = 400
 """Worlds in which a mutant must be caught."""
 
 
-@pytest.mark.parametrize(("runs", "closest"), [(200, 0.98), pytest.param(1000, 0.99, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("runs", "closest"), [(200, 0.98), pytest.param(1000, 0.99, marks=pytest.mark.soak)])
 def test_no_world_costs_more_than_its_budget(runs: int, closest: float) -> None:
     worlds = [World(seed).run() for seed in range(runs)]
     over = [(world.seed, world.share) for world in worlds if world.share > 1]

@@ -220,7 +220,7 @@ def test_s3_that_overwrites_in_silence_is_refused_whatever_is_there(faulty_store
         faulty_store.put(PROBE, b"")
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_of_many_at_the_same_instant_one_creates(moto_s3: MotoS3) -> None:
     """As S3 has it; moto by itself lets two of them through, now and then, and every test of claims would be void."""
     store = S3Store.from_url(f"{moto_s3.new_bucket()}/a")
