@@ -10,6 +10,7 @@ import random
 import threading
 import time
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
@@ -118,8 +119,8 @@ class Candidates:
         self._lock = threading.Lock()
         self._finished = Bitmap(spec.documents)
         self._taken = Bitmap(spec.documents)
-        self._lost = 0
-        """To others that were faster, since claims were last listed for it."""
+        self._lost: Counter[int] = Counter()
+        """Documents of a partition that others were faster to take, since its claims were last listed for that."""
         self._asked = self._caught_up = float("-inf")
         """When it was asked what others settled, and when that was answered."""
         self._table = ClaimTable(spec.documents, claims.listed)
@@ -238,11 +239,14 @@ class Candidates:
         if not self.too_heavy(index):
             yield self._rows[index], 0 if newest is None else newest.n + 1
 
-    def _refresh(self, partition: int) -> None:
+    def _refresh(self, partition: int) -> bool:
+        """List a partition's claims, unless that was done a moment ago. Whether it was done now."""
         now = self._clock()
-        if now - self._refreshed.get(partition, float("-inf")) >= STALE_SECONDS:
-            self._patient()(self._table.refresh, partition)
-            self._refreshed[partition] = now
+        if now - self._refreshed.get(partition, float("-inf")) < STALE_SECONDS:
+            return False
+        self._patient()(self._table.refresh, partition)
+        self._refreshed[partition] = now
+        return True
 
     def took(self, index: int, n: int, mine: bool) -> None:
         """This life tried to take claim `n`: somebody has it now. Where that is often another life, the listing is old."""
@@ -252,10 +256,10 @@ class Candidates:
         if mine:
             self._taken.add(index)
             return
-        self._lost += 1
-        if self._lost >= LOSSES:
-            self._lost = 0
-            self._refresh(self.partition(index))
+        partition = self.partition(index)
+        self._lost[partition] += 1
+        if self._lost[partition] >= LOSSES and self._refresh(partition):
+            del self._lost[partition]
 
     def _free(self, newest: Claimed) -> bool:
         """Whether a claim may be taken over: given back, or its holder's life is over without having settled it."""

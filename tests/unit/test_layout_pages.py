@@ -6,7 +6,10 @@ import re
 from collections.abc import Callable, Iterator
 from difflib import SequenceMatcher
 from pathlib import Path
+from typing import Any
 
+import cv2
+import numpy as np
 import pymupdf
 import pytest
 
@@ -318,11 +321,62 @@ def test_scans_in_other_scripts_are_read_by_tesseract_where_its_data_is_there(co
 
 def test_a_scan_in_a_script_that_nothing_here_reads_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scripts, "data", lambda: (Path("/nowhere"), ("kor",)))
-    monkeypatch.setattr(scripts, "_read", lambda crops, language, folder: ["77424 3."] * len(crops))
+    monkeypatch.setattr(scripts, "_read", lambda crops, language, folder, height: ["77424 3."] * len(crops))
     with scan_of(LINES["rus"]) as scan:
         read = PageReader(Reader(), 150, 4_000_000).read(scan[0], Way.LAYOUT, render=True)
     assert [note for note in read.notes if "tesseract-ocr-rus" in note] == [FOREIGN]
     assert read.seen.unsure == 1.0
+
+
+def test_what_is_no_writing_does_not_become_letters() -> None:
+    if scripts.data() is None:
+        pytest.skip("no data of Tesseract's on this machine")
+    random = np.random.default_rng(20)
+    noise = [cv2.GaussianBlur(random.integers(0, 255, (40, 700, 3), np.uint8), (0, 0), 3) for _ in range(6)]
+    scribbles = []
+    for seed in range(6):
+        sheet = np.full((40, 700, 3), 255, np.uint8)
+        points = random.integers((0, 0), (700, 40), (40 + seed, 2))
+        cv2.polylines(sheet, [points[points[:, 0].argsort()].astype(np.int32)], False, (0, 0, 0), 2)
+        scribbles.append(sheet)
+    for crops in (noise, scribbles, [*noise, *scribbles]):
+        again, _ = scripts.read_again(crops)
+        assert sum(text is not None for text in again) <= 1, again
+
+
+def test_data_that_is_broken_costs_no_page(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "rus.traineddata").write_bytes(b"no data")
+    (tmp_path / "kor.traineddata").write_bytes(b"")
+    monkeypatch.setattr(scripts, "FOLDERS", (str(tmp_path),))
+    scripts.data.cache_clear()
+    try:
+        assert scripts.data() == (tmp_path, ("rus",))
+        with scan_of(LINES["rus"]) as scan:
+            read = PageReader(Reader(), 150, 4_000_000).read(scan[0], Way.LAYOUT, render=True)
+        assert [note for note in read.notes if "tesseract-ocr-rus" in note] == [FOREIGN]
+    finally:
+        scripts.data.cache_clear()
+
+
+def test_hundreds_of_lines_are_read_in_several_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes = []
+
+    def sheet(crops: list[Any], language: str, folder: Path, height: int) -> list[str]:
+        shapes.append(len(crops))
+        return [str(crop.shape[1]) for crop in crops]
+
+    monkeypatch.setattr(scripts, "_read_sheet", sheet)
+    widths = [5 + 7 * number % 500 for number in range(500)]
+    crops = [np.zeros((10, width, 3), np.uint8) for width in widths]
+    assert scripts._read(crops, "rus", Path("/nowhere"), 48) == [str(width) for width in widths]
+    assert max(shapes) <= 60
+    assert sum(shapes) == 500
+
+
+def test_words_of_lines_from_right_to_left_are_put_in_the_order_of_reading() -> None:
+    assert scripts.in_reading_order(["b", "a"], backwards=False) == ["b", "a"]
+    line = ["גדול", "Windows", "Vista", "יש", "שלום"]
+    assert scripts.in_reading_order(line, backwards=True) == ["שלום", "יש", "Windows", "Vista", "גדול"]
 
 
 def test_whose_script_it_is_decides_how_plausible_a_reading_is() -> None:

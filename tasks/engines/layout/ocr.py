@@ -30,6 +30,8 @@ LOST: Final = 0.25
 """Part of what was found, by length, that is unreadable before other scripts are tried."""
 _PLAIN: Final = 0.95
 """Sureness of lines that are wholly in a script that the model knows."""
+MORE: Final = 1.3
+"""Times the letters that another reading of a line has to have, where the first one was sure of some."""
 SURE: Final = 0.9
 """What a line counts that was read in its own script."""
 _READABLE: Final = 0.6
@@ -73,7 +75,7 @@ class Reader:
             foreign = foreign and not any(both[0])
             for number, text in zip([*lost, *mixed], [*both[0], *both[1]], strict=True):
                 line = read[number]
-                if text is not None and len(text) >= len(line.text.strip()):
+                if text is not None and (number in lost or _written(text) > MORE * _written(line.text)):
                     read[number] = replace(line, text=text, score=SURE)
                 elif number in lost:
                     # As unsure as can be, whatever the model thinks of the punctuation.
@@ -135,8 +137,11 @@ def sparse(line: ReadLine) -> bool:
     as wide as the line is high; Latin ones are half of that.
     """
     width, height = _length(line.quad), min(_shape(line.quad))
-    written = sum(not character.isspace() for character in line.text)
-    return width > 8 * height and written < 0.55 * width / height
+    return width > 8 * height and _written(line.text) < 0.55 * width / height
+
+
+def _written(text: str) -> int:
+    return sum(not character.isspace() for character in text)
 
 
 def dpi_for(width: float, height: float, wanted: float, most_pixels: int = MOST_PIXELS) -> float:

@@ -178,7 +178,9 @@ class PageReader:
         parts = [tight(piece) for part in parts for piece in split(part, height)]
         seen = Seen.of(lines, layer=layer, parts=parts, unsure=self._unsure)
         shown = {part.box for part in parts if part.kind is Kind.PICTURE and worth_it(part.box, whole, scanned=scanned)}
-        blocks = self._composed(parts, words, height, shown, rtl=facts.text.right_to_left > 0.5)
+        blocks = self._composed(
+            parts, words, height, shown, rtl=facts.text.right_to_left > 0.5 or _right_to_left(lines)
+        )
         return Read(blocks + self._in_order(aside) or self._in_order(lines), way, notes, seen)
 
     # -- text -----------------------------------------------------------------------------------------------------

@@ -6,7 +6,10 @@ tesseract-ocr-rus, ...). Without any, lines stay as RapidOCR read them, and the 
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Sequence
+from difflib import SequenceMatcher
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -14,9 +17,14 @@ from typing import Any, Final
 import cv2
 import numpy as np
 
+from tasks.engines import opening
 from tasks.engines.layout.evidence import RIGHT_TO_LEFT, script_of
 
-FOLDERS: Final = ("/usr/share/tesseract-ocr/5/tessdata", "/usr/share/tesseract/tessdata", "/usr/share/tessdata")
+_log = logging.getLogger("pdf_flows.tesseract")
+FOLDERS: Final = (
+    "/usr/share/tesseract-ocr/5/tessdata", "/usr/share/tesseract-ocr/4.00/tessdata",
+    "/usr/share/tesseract/tessdata", "/usr/share/tessdata",
+)  # fmt: skip
 """Where Debian, Fedora and Arch have the data: what a confined child can read."""
 LANGUAGES: Final = {
     "hangul": ("kor",),
@@ -33,13 +41,19 @@ KNOWS_LATIN: Final = "hangul"
 """Its data has Latin letters; with others beside it, syllables become capitals."""
 SAMPLE: Final = 6
 """Lines by which the script is chosen."""
+LETTERS: Final = 12
+"""Of the script, that the sample has to have."""
 OWN: Final = 0.6
-"""Share of a script's own letters among the letters and digits that makes a reading plausible. A wrong script's has a third."""
+"""Share of a script's own letters among the letters and digits that makes a reading plausible."""
 OWN_OF_MIXED: Final = 0.3
-_HEIGHT: Final = 48
+ALIKE: Final = 0.7
+"""How like each other two readings of a line at different sizes must be: what is no writing is read otherwise each time."""
+_HEIGHTS: Final = (48, 38)
 _GAP: Final = 24
 _MARGIN: Final = 24
 _MOST_WIDTH: Final = 6000
+_MOST_LINES: Final = 60
+"""Of one image: Tesseract takes none that is higher than 32,767 pixels, and memory goes by its area."""
 
 
 @cache
@@ -47,7 +61,11 @@ def data() -> tuple[Path, tuple[str, ...]] | None:
     """The folder of Tesseract's data and the languages above that it has; None where there are none."""
     known = {language for languages in LANGUAGES.values() for language in languages}
     for folder in map(Path, FOLDERS):
-        found = sorted(path.stem for path in folder.glob("*.traineddata") if path.stem in {*known, BESIDE})
+        found = sorted(
+            path.stem
+            for path in folder.glob("*.traineddata")
+            if path.stem in {*known, BESIDE} and os.access(path, os.R_OK) and path.stat().st_size
+        )
         if known.intersection(found):
             return folder, tuple(found)
     return None
@@ -68,15 +86,24 @@ def read_again(crops: Sequence[Any], mixed: Sequence[Any] = ()) -> tuple[list[st
     widest = sorted(range(len(crops)), key=lambda at: -crops[at].shape[1])[:SAMPLE]
     best, likely = "", 0.0
     for language in _choices(languages):
-        share = own_share("".join(_read([crops[at] for at in widest], language, folder)), language)
-        if share > likely:
+        text = "".join(_read([crops[at] for at in widest], language, folder, _HEIGHTS[0]))
+        share = own_share(text, language)
+        if share > likely and share * sum(map(str.isalnum, text)) >= LETTERS:
             best, likely = language, share
     if likely < OWN:
         return nothing
-    texts = _read([*crops, *mixed], best, folder)
+    texts, others = (_read([*crops, *mixed], best, folder, height) for height in _HEIGHTS)
     least = [OWN] * len(crops) + [OWN_OF_MIXED] * len(mixed)
-    kept = [text if own_share(text, best) >= share else None for text, share in zip(texts, least, strict=True)]
+    kept = [
+        text if own_share(text, best) >= share and _alike(text, other) else None
+        for text, other, share in zip(texts, others, least, strict=True)
+    ]
     return kept[: len(crops)], kept[len(crops) :]
+
+
+def _alike(text: str, other: str) -> bool:
+    bare = ["".join(character for character in some if character.isalnum()) for some in (text, other)]
+    return SequenceMatcher(a=bare[0], b=bare[1], autojunk=False).ratio() >= ALIKE
 
 
 def own_share(text: str, language: str) -> float:
@@ -101,17 +128,33 @@ def _choices(languages: Sequence[str]) -> list[str]:
     return found
 
 
-def _read(crops: Sequence[Any], language: str, folder: Path) -> list[str]:
-    """Lines by Tesseract: one image with all of them below each other, so that nothing is left to its idea of the page."""
+def _read(crops: Sequence[Any], language: str, folder: Path, height: int) -> list[str]:
+    """Lines by Tesseract, scaled to a height; "" where it fails, since the page is to be had without it."""
+    found = [""] * len(crops)
+    by_width = sorted(range(len(crops)), key=lambda at: crops[at].shape[1] / max(1, crops[at].shape[0]))
+    for begin in range(0, len(crops), _MOST_LINES):
+        some = by_width[begin : begin + _MOST_LINES]
+        try:
+            texts = _read_sheet([crops[at] for at in some], language, folder, height)
+        except opening.DAMAGE as error:
+            _log.warning("Tesseract's data for %s in %s is of no use: %s", language, folder, error)
+            return found
+        for at, text in zip(some, texts, strict=True):
+            found[at] = text
+    return found
+
+
+def _read_sheet(crops: Sequence[Any], language: str, folder: Path, height: int) -> list[str]:
+    """One image with all of them below each other, so that nothing is left to Tesseract's idea of the page."""
     import pymupdf
 
-    scaled = [_scaled(crop) for crop in crops]
+    scaled = [_scaled(crop, height) for crop in crops]
     width = max(line.shape[1] for line in scaled) + 2 * _MARGIN
-    pitch = _HEIGHT + _GAP
+    pitch = height + _GAP
     sheet = np.full((pitch * len(scaled) + _GAP, width, 3), 255, np.uint8)
     for number, line in enumerate(scaled):
         top = _GAP + number * pitch
-        sheet[top : top + _HEIGHT, _MARGIN : _MARGIN + line.shape[1]] = line
+        sheet[top : top + height, _MARGIN : _MARGIN + line.shape[1]] = line
     pixmap = pymupdf.Pixmap(pymupdf.csRGB, sheet.shape[1], sheet.shape[0], sheet.tobytes(), False)
     pixmap.set_dpi(150, 150)
     words: list[list[tuple[float, str]]] = [[] for _ in scaled]
@@ -123,11 +166,26 @@ def _read(crops: Sequence[Any], language: str, folder: Path) -> list[str]:
             if 0 <= number < len(words):
                 words[number].append((x0, word))
     backwards = _script(language) in RIGHT_TO_LEFT
-    return [" ".join(word for _, word in sorted(line, reverse=backwards)) for line in words]
+    return [" ".join(in_reading_order([word for _, word in sorted(line)], backwards=backwards)) for line in words]
 
 
-def _scaled(crop: Any) -> Any:
+def in_reading_order(words: Sequence[str], *, backwards: bool) -> list[str]:
+    """Words from left to right as they are read: of a line from right to left backwards, but for runs of other words. Pure."""
+    if not backwards:
+        return list(words)
+    found: list[str] = []
+    run: list[str] = []
+    for word in reversed(words):
+        if any(script_of(character) in RIGHT_TO_LEFT for character in word):
+            found += [*reversed(run), word]
+            run = []
+        else:
+            run.append(word)
+    return [*found, *reversed(run)]
+
+
+def _scaled(crop: Any, wanted: int) -> Any:
     height, width = crop.shape[:2]
-    wanted = max(1, min(_MOST_WIDTH, round(width * _HEIGHT / height)))
-    line = cv2.resize(crop, (wanted, _HEIGHT), interpolation=cv2.INTER_CUBIC)
+    wide = max(1, min(_MOST_WIDTH, round(width * wanted / height)))
+    line = cv2.resize(crop, (wide, wanted), interpolation=cv2.INTER_CUBIC)
     return line[:, :, ::-1]  # OpenCV's order of colours is the other way round
