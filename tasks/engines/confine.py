@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import platform
 import resource
 import signal
 import struct
@@ -48,18 +47,9 @@ _SYSTEM = (
 _ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "LD_LIBRARY_PATH")
 """All that a child inherits of the worker's environment: no credentials, tokens or engine settings."""
 
-_KEEPS_ITS_HEAP = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 27)}
-"""For glibc, bytes: inference spent a fifth of its time on memory that it gave back and took again. See layout/heap.py."""
-_GLIBC = (2, 35)
-"""Older ones refuse the first and take the second, which is slower than neither."""
 
-
-def environment(scratch: Path, package_root: Path, threads: int, *, keeps_heap: bool = False) -> dict[str, str]:
-    """The whole environment of a child: a short allow-list, and homes that point into its scratch folder.
-
-    Args:
-        keeps_heap: it gives free memory back itself, with `layout/heap.py`, and not at every step.
-    """
+def environment(scratch: Path, package_root: Path, threads: int) -> dict[str, str]:
+    """The whole environment of a child: a short allow-list, and homes that point into its scratch folder."""
     kept = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
     pools = ("OMP", "OPENBLAS", "MKL", "NUMEXPR", "VECLIB")
     return (
@@ -74,14 +64,7 @@ def environment(scratch: Path, package_root: Path, threads: int, *, keeps_heap: 
             "PYTHONSAFEPATH": "1",
             "PYTHONDONTWRITEBYTECODE": "1",
         }
-        | (_KEEPS_ITS_HEAP if keeps_heap and _glibc() >= _GLIBC else {})
     )
-
-
-def _glibc() -> tuple[int, ...]:
-    name, text = platform.libc_ver()
-    numbers = [part for part in text.split(".") if part.isdigit()]
-    return tuple(map(int, numbers)) if name == "glibc" else ()
 
 
 def shield_parent() -> None:

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from tasks.engines import confine, frames
-from tasks.engines.protocol import EngineName
 
 PACKAGE: Final = Path(__file__).resolve().parents[1]
 """The folder of the package `tasks`."""
@@ -57,8 +56,7 @@ class ChildProcess:
         self.hello: dict[str, Any] | None = None
         """Its answer to the first message, once it came."""
         self._start = {**start, "threads": threads, "scratch": str(scratch), "parent": os.getpid(), "shared": shared}
-        layout = start.get("engine") == EngineName.LAYOUT
-        self._environment = confine.environment(scratch, PACKAGE.parent, threads, keeps_heap=layout) | {
+        self._environment = confine.environment(scratch, PACKAGE.parent, threads) | {
             name: os.environ[name] for name in inherited if name in os.environ
         }
         self._module = module

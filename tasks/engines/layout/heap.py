@@ -1,8 +1,7 @@
-"""The C library's heap: kept while a page is read, given back behind it.
+"""The C library's heap, given back behind each page.
 
-An inference makes and drops tensors of tens of megabytes at every step. By default glibc gives each back to the kernel at
-once and gets it again, page by page, which costs a quarter of the time of OCR's detection; so a child keeps what it frees
-(`tasks/engines/confine.py`), and lets go of it once a page is done.
+OCR of one page takes hundreds of megabytes for a moment. What lies above them in the heap afterwards keeps them from going
+back by themselves, so that a child that waits for its next document would hold some 800 MiB.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from functools import cache
 
 
 def give_back() -> None:
-    """Let the kernel have what is free. Nothing where the C library is another one."""
+    """Let the kernel have what is free. Nothing where the C library is not glibc."""
     trim = _trim()
     if trim is not None:
         trim(0)

@@ -17,7 +17,6 @@ from typing import Any, Final
 import cv2
 import numpy as np
 
-from tasks.engines import opening
 from tasks.engines.layout.evidence import RIGHT_TO_LEFT, script_of
 
 _log = logging.getLogger("pdf_flows.tesseract")
@@ -130,6 +129,9 @@ def _choices(languages: Sequence[str]) -> list[str]:
 
 def _read(crops: Sequence[Any], language: str, folder: Path, height: int) -> list[str]:
     """Lines by Tesseract, scaled to a height; "" where it fails, since the page is to be had without it."""
+    # Not above: importing PyMuPDF loads its layout model, which has to wait until the threads are bounded.
+    from tasks.engines import opening
+
     found = [""] * len(crops)
     by_width = sorted(range(len(crops)), key=lambda at: crops[at].shape[1] / max(1, crops[at].shape[0]))
     for begin in range(0, len(crops), _MOST_LINES):
