@@ -138,8 +138,6 @@ class Candidates:
         self._assigned = Bitmap(spec.documents)
         for index in self._finished.outside(self._documents(sorted(self._mine))).tolist():
             self._assigned.add(index)
-        self.assigned = len(self._assigned)
-        """Documents that are this life's to do, as far as it knows: what others take from it is taken off."""
 
     def close(self) -> None:
         """Let the readers and the rows' file go."""
@@ -184,15 +182,16 @@ class Candidates:
             left = sum(index not in self._finished and index not in self._passed_by for index in self._sample)
         return left if self._sample else None
 
+    @property
+    def assigned(self) -> int:
+        """Documents that are this life's to do, as far as it knows: what others take from it is taken off."""
+        with self._lock:
+            return len(self._assigned)
+
     def reassign(self, index: int, mine: bool) -> None:
         """A document is this life's to do, or is not any more. Thread-safe."""
         with self._lock:
-            if mine and index not in self._assigned:
-                self._assigned.add(index)
-                self.assigned += 1
-            elif not mine and index in self._assigned:
-                self._assigned.discard(index)
-                self.assigned -= 1
+            (self._assigned.add if mine else self._assigned.discard)(index)
 
     def own(self) -> Iterator[tuple[Row, int]]:
         """Documents of the sample, then of the own partitions, that are worth a claim, with the claim's number."""

@@ -32,6 +32,7 @@ from pictured_run import DONE_SECONDS, pictured_run
 from watched_run import BEGAN, WatchedRun
 
 from deployments.monitor import lines
+from deployments.rehearsal.atomic_s3 import atomic_writes
 from deployments.reviewing import review
 from tasks.corpus.store import open_store
 from tasks.corpus.trust import PageScore, Trust
@@ -194,7 +195,7 @@ def main(pictures: Path, only: str = "") -> None:
 
 def ui(pictures: Path) -> None:
     """Those of the Prefect UI."""
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as name, atomic_writes():
         home = Path(name)
         library(home / "library")
         with bucket("harbour-library", home / "library"), served(home) as address, chromium(home / "profile") as page:
