@@ -18,12 +18,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tasks.corpus.failures import Category, ConversionError, Phase
 from tasks.engines import memory
-from tasks.engines.layout import scripts
+from tasks.engines.layout import heap, scripts
 from tasks.engines.layout import threads as thread_bounds
 from tasks.engines.layout.choice import MOST_FALLEN, Way, after
 from tasks.engines.layout.figures import MOST, MOST_BYTES, MOST_ON_A_PAGE, extension, without_repeats
 from tasks.engines.layout.headings import Entry
-from tasks.engines.layout.heap import give_back
 from tasks.engines.layout.laid import Figure, LaidPage, Piece, placeholder, together
 from tasks.engines.layout.markup import NOTE
 from tasks.engines.layout.ocr import Reader
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
     from tasks.engines.layout.drawing import Drawer
     from tasks.engines.layout.page import PageReader, Read
 
-ENGINE_VERSION: Final = "4"
+ENGINE_VERSION: Final = "5"
 """Of this engine's own code: changed when the same libraries give another text, or a page's payload is another."""
 _LIBRARIES: Final = ("pymupdf", "pymupdf4llm", "pymupdf-layout", "rapidocr", "onnxruntime", "opencv-python-headless")
 _VISIBLE = re.compile(r"\S")
@@ -53,6 +52,7 @@ class LayoutEngine:
     def __init__(self, options: LayoutOptions, threads: int) -> None:
         # Importing PyMuPDF loads its layout model: not before the threads are bounded.
         thread_bounds.bound(threads)
+        heap.keep()
         import pymupdf
         import pymupdf.layout  # gives `Page.get_layout` its model
 
@@ -148,7 +148,7 @@ class Conversion:
                     page = self._page(number, way, lost.get(number), large.get(number), falls)
                     page = page.model_copy(update={"hurried": hurried})
                     handover.finish(number, page.model_dump_json())
-                    give_back()
+                    heap.give_back(much=True)
                 self._trouble += page.failed
                 if uses[self._object(number)] > 1:
                     self._same.setdefault(self._object(number), page)
@@ -159,6 +159,8 @@ class Conversion:
             return self._result(pages, outline, attached, self._figures(pages, progress, handover))
         finally:
             self._document.close()
+            self._opening.forget()
+            heap.give_back()
 
     def _open(self) -> Any:
         return self._opening.open_document(self._pdf, self._passwords, self._limits)

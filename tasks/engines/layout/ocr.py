@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any, Final
 
+import cv2
 import numpy as np
 
 from tasks.engines.layout import scripts
@@ -16,7 +17,12 @@ from tasks.engines.layout.reading_order import Box
 from tasks.engines.layout.textlines import Line, Run
 
 MOST_PIXELS: Final = 12_000_000
-"""Of the image that is read: detection takes a hundred bytes a pixel."""
+"""Of the image that is read."""
+MOST_DETECTED: Final = 3_000_000
+"""Of the image in which lines are looked for at first: a letter or A4 page at 170 dpi. That takes a second and some 150 MiB a
+million."""
+MOST_DETECTED_FINE: Final = 6_000_000
+"""The same for small print."""
 MOST_SIDE: Final = 6000
 LEAST_SCORE: Final = 0.5
 LEAST_WIDTH: Final = 96
@@ -54,9 +60,22 @@ class Reader:
     def __init__(self) -> None:
         self._engine: Any = None
 
-    def detect(self, image: Any) -> Any:
-        """Quadrilaterals of lines, as an array of four corners each; None where there are none."""
-        return self._loaded()._load_det_model()(image).boxes
+    def detect(self, image: Any, most_pixels: int = MOST_DETECTED) -> tuple[Any, float]:
+        """Quadrilaterals of lines in pixels of the image, as an array of four corners each, None where there are none; and the
+        scale at which the image was looked at.
+
+        Args:
+            most_pixels: larger images are looked at smaller. Lines are read from the image as it is.
+        """
+        height, width = image.shape[:2]
+        scale = min(1.0, math.sqrt(most_pixels / (height * width)))
+        if scale < 1.0:
+            size = round(width * scale), round(height * scale)
+            image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+        quads = self._loaded()._load_det_model()(image).boxes
+        if quads is None or not len(quads):
+            return None, scale
+        return quads if scale == 1.0 else quads * np.array((width / size[0], height / size[1]), np.float32), scale
 
     def read(self, image: Any, quads: Any) -> tuple[list[ReadLine], bool]:
         """What the lines say, and whether much of it is in a script that can be read by nothing that is here."""

@@ -100,6 +100,8 @@ class PageReader:
         """Of the page in hand, by OCR; see `Seen.unsure`."""
         self._turns: list[int] = []
         self._hung = Annotations()
+        self._text: Any = None
+        """The text layer of the page in hand, as it lies: what is made of it more than once is parsed once."""
 
     def read(self, page: Any, way: Way, *, render: bool = True) -> Read:
         """The page by a way; raises whatever PyMuPDF and the models raise.
@@ -109,7 +111,10 @@ class PageReader:
             render: it may be rendered; pages may be too large for that.
         """
         self._turns, self._hung = [], Annotations()
-        read = self._read(page, way, render=render)
+        try:
+            read = self._read(page, way, render=render)
+        finally:
+            self._text = None
         read.turns, read.attached = self._turns, self._hung.attached
         return read
 
@@ -172,7 +177,9 @@ class PageReader:
         words = []
         if any(part.kind is Kind.TABLE for part in parts):
             from_layer = chosen.source is Source.LAYER
-            words = words_with(words_of(_raw_blocks(page)), self._hung.fields) if from_layer else _words_of(straight)
+            words = (
+                words_with(words_of(_raw_blocks(self._text)), self._hung.fields) if from_layer else _words_of(straight)
+            )
             words = Links(self._hung.links).words(words)
         height = median([line.box[3] - line.box[1] for line in straight]) if straight else 10.0
         parts = [tight(piece) for part in parts for piece in split(part, height)]
@@ -187,20 +194,23 @@ class PageReader:
 
     def _layer(self, page: Any) -> list[Line]:
         """The text layer, on a page that is turned so that most of it runs from left to right."""
-        lines = lines_of(_blocks(page))
+        self._text = _textpage(page)
+        lines = lines_of(_blocks(self._text))
         direction = main_direction(lines)
         wanted = page.rotation if direction is None else _ROTATION[direction]
         hung, turned_by = annotations_of(page), None
         if wanted != 0 and (direction is not None or not lines):
             turned_by = self._turn_page(page, wanted)
-            lines = lines_of(_blocks(page))
+            self._text = _textpage(page)
+            lines = lines_of(_blocks(self._text))
         elif page.rotation != 0:
             self._turn_page(page, 0)
+            self._text = _textpage(page)
         self._hung = placed(hung, page, turned_by)
         if self._hung.links:
-            lines = lines_of(_raw_blocks(page), Links(self._hung.links).cut)
+            lines = lines_of(_raw_blocks(self._text), Links(self._hung.links).cut)
         elif any(script_of(character) == "arabic" for line in lines for character in line.text[:40]):
-            lines = lines_of(_raw_blocks(page))
+            lines = lines_of(_raw_blocks(self._text))
         return lines_with(lines, self._hung.fields)
 
     def _by_ocr(self, page: Any, keep: Sequence[Line] = ()) -> tuple[list[Line], list[str]]:
@@ -210,8 +220,8 @@ class PageReader:
             self._turn_page(page, page.rotation)
         dpi = self._dpi(page, float(self._ocr_dpi))
         image = _rendered(page, dpi)
-        quads = self._ocr.detect(image)
-        if quads is None or not len(quads):
+        quads, scale = self._ocr.detect(image)
+        if quads is None:
             return [], []
         if not keep:
             turn = self._turn(image, quads)
@@ -219,19 +229,17 @@ class PageReader:
                 self._turn_page(page, turn)
                 dpi = self._dpi(page, float(self._ocr_dpi))
                 image = _rendered(page, dpi)
-                quads = self._ocr.detect(image)
-                if quads is None or not len(quads):
+                quads, scale = self._ocr.detect(image)
+                if quads is None:
                     return [], []
-        scale = 1.0
-        better = ocr_rules.finer(ocr_rules.heights(quads), dpi, _sharpest(page))
-        if better is not None and (better := self._dpi(page, better)) > 1.2 * dpi:
-            image, scale = _rendered(page, better), better / dpi
-            again = self._ocr.detect(image)
+        seen_at = scale * dpi
+        better = ocr_rules.finer([scale * height for height in ocr_rules.heights(quads)], seen_at, _sharpest(page))
+        if better is not None and (better := self._dpi(page, better)) > 1.2 * seen_at:
+            if better > 1.2 * dpi:
+                image, quads, dpi = _rendered(page, better), quads * np.float32(better / dpi), better
+            again, _ = self._ocr.detect(image, ocr_rules.MOST_DETECTED_FINE)
             if again is not None and len(again) >= len(quads):
-                quads, scale = again, 1.0
-            else:
-                quads = quads * np.float32(scale)
-            dpi = better
+                quads = again
         origin, unit = (page.rect.x0, page.rect.y0), 72.0 / dpi
 
         def to_page(x: float, y: float) -> tuple[float, float]:
@@ -452,14 +460,17 @@ def _around(to_page: Callable[[float, float], tuple[float, float]], quad: Any) -
 # -- PyMuPDF ------------------------------------------------------------------------------------------------------
 
 
-def _blocks(page: Any) -> list[dict[str, Any]]:
-    textpage = page.get_textpage(flags=_FLAGS, clip=pymupdf.INFINITE_RECT())
-    return list(textpage.extractDICT()["blocks"])
+def _textpage(page: Any) -> Any:
+    return page.get_textpage(flags=_FLAGS, clip=pymupdf.INFINITE_RECT())
 
 
-def _raw_blocks(page: Any) -> list[dict[str, Any]]:
-    textpage = page.get_textpage(flags=_FLAGS, clip=pymupdf.INFINITE_RECT())
-    return list(textpage.extractRAWDICT()["blocks"])
+def _blocks(text: Any) -> list[dict[str, Any]]:
+    return list(text.extractDICT()["blocks"])
+
+
+def _raw_blocks(text: Any) -> list[dict[str, Any]]:
+    """The same, letter by letter."""
+    return list(text.extractRAWDICT()["blocks"])
 
 
 def _images(page: Any) -> list[Box]:
@@ -518,4 +529,6 @@ def _sketch(page: Any, lines: Sequence[Line]) -> Any:
             render_mode=3,
             morph=(foot, pymupdf.Matrix((x1 - x0) / length, 1)),
         )
+    # The layout model never lets go of a font that it has seen: half a megabyte instead of 3.5.
+    document.subset_fonts()
     return sketch
