@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from tasks.engines.layout import scripts
+from tasks.engines.layout.evidence import script_of
 from tasks.engines.layout.reading_order import Box
 from tasks.engines.layout.textlines import Line, Run
 
@@ -42,6 +43,9 @@ SURE: Final = 0.9
 """What a line counts that was read in its own script."""
 _READABLE: Final = 0.6
 """Mean sureness below which a line is not what the model takes it for, such as columns of Chinese from top to bottom."""
+DOUBTED: Final = 0.8
+"""Sureness below which lines may be in another script whose letters look like Latin ones, such as Hebrew and Thai."""
+_SOME: Final = 5
 _RIM: Final = 0.3
 
 
@@ -85,9 +89,9 @@ class Reader:
             ReadLine(tuple((float(x), float(y)) for x, y in quad), text, float(score))
             for quad, text, score in zip(quads, texts, scores, strict=True)
         ]
-        lost = [number for number, line in enumerate(read) if unreadable(line)]
+        lost = [number for number, line in enumerate(read) if line.score < DOUBTED or alien(line)]
         much = LOST * sum(_length(line.quad) for line in read)
-        foreign = sum(_length(line.quad) for line in read if sparse(line)) > much
+        foreign = sum(_length(line.quad) for line in read if alien(line)) > much
         if sum(_length(read[number].quad) for number in lost) > much:
             mixed = [number for number in range(len(read)) if number not in lost and read[number].score < _PLAIN]
             both = scripts.read_again([crops[number] for number in lost], [crops[number] for number in mixed])
@@ -96,7 +100,7 @@ class Reader:
                 line = read[number]
                 if text is not None and (number in lost or _written(text) > MORE * _written(line.text)):
                     read[number] = replace(line, text=text, score=SURE)
-                elif number in lost:
+                elif unreadable(line):
                     # As unsure as can be, whatever the model thinks of the punctuation.
                     read[number] = replace(line, score=min(line.score, LEAST_SCORE))
         return [line for line in read if line.text.strip() and line.score >= LEAST_SCORE], foreign
@@ -114,7 +118,10 @@ class Reader:
         if sum(label == "0" and score > 0.9 for label, score in found) > len(found) / 2:
             return True
         here, turned = self._sureness(crops), self._sureness([np.rot90(crop, 2).copy() for crop in crops])
-        return None if max(here, turned) < _READABLE else here >= turned
+        if here >= turned:
+            return True if here >= _READABLE else None
+        # Hebrew looks more like Latin letters on its head than on its feet, but not much like them.
+        return False if turned >= DOUBTED else None
 
     def _sureness(self, crops: list[Any]) -> float:
         _, scores = self._recognised(crops)
@@ -146,7 +153,13 @@ class Reader:
 
 def unreadable(line: ReadLine) -> bool:
     """Whether a line is not what the model takes it for."""
-    return line.score < _READABLE or sparse(line)
+    return line.score < _READABLE or alien(line)
+
+
+def alien(line: ReadLine) -> bool:
+    """Whether a line is in a script that the model does not know, or, as Greek, by single letters only."""
+    letters = [script_of(character) for character in line.text if character.isalpha()]
+    return sparse(line) or (len(letters) >= _SOME and letters.count("greek") > len(letters) / 2)
 
 
 def sparse(line: ReadLine) -> bool:

@@ -7,12 +7,13 @@ tesseract-ocr-rus, ...). Without any, lines stay as RapidOCR read them, and the 
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Sequence
 from difflib import SequenceMatcher
 from functools import cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import cv2
 import numpy as np
@@ -30,10 +31,22 @@ LANGUAGES: Final = {
     "cyrillic": ("rus", "ukr", "bel", "bul", "srp", "mkd"),
     "arabic": ("ara", "fas", "urd"),
     "hebrew": ("heb",),
-    "indic": ("hin", "ben", "tam", "tel"),
+    "greek": ("ell",),
     "thai": ("tha",),
+    "devanagari": ("hin", "mar", "nep", "san"),
+    "bengali": ("ben", "asm"),
+    "gurmukhi": ("pan",),
+    "gujarati": ("guj",),
+    "odia": ("ori",),
+    "tamil": ("tam",),
+    "telugu": ("tel",),
+    "kannada": ("kan",),
+    "malayalam": ("mal",),
+    "sinhala": ("sin",),
+    "georgian": ("kat",),
+    "armenian": ("hye",),
 }
-"""Tesseract's names of languages, by scripts that RapidOCR's model does not read."""
+"""Tesseract's names of languages, by scripts that RapidOCR's model does not read, or of which it knows single letters."""
 BESIDE: Final = "eng"
 """Names and terms in Latin letters stand in texts of every script: read along where its data is there."""
 KNOWS_LATIN: Final = "hangul"
@@ -50,9 +63,25 @@ ALIKE: Final = 0.7
 _HEIGHTS: Final = (48, 38)
 _GAP: Final = 24
 _MARGIN: Final = 24
+SYLLABIC: Final = frozenset({"thai", "hangul"})
+"""Tesseract takes their syllables for words."""
+_SPACE: Final = 0.3
+"""Of a line's height."""
+_BESIDE: Final = 0.1
+"""Of a letter's width: how far the next one of a word may be from it."""
 _MOST_WIDTH: Final = 6000
 _MOST_LINES: Final = 60
 """Of one image: Tesseract takes none that is higher than 32,767 pixels, and memory goes by its area."""
+
+
+class Written(NamedTuple):
+    """A word in points of a page."""
+
+    left: float
+    right: float
+    foot: float
+    """Its base line: how high it is says nothing, since Tesseract makes narrow words high."""
+    text: str
 
 
 @cache
@@ -159,16 +188,57 @@ def _read_sheet(crops: Sequence[Any], language: str, folder: Path, height: int) 
         sheet[top : top + height, _MARGIN : _MARGIN + line.shape[1]] = line
     pixmap = pymupdf.Pixmap(pymupdf.csRGB, sheet.shape[1], sheet.shape[0], sheet.tobytes(), False)
     pixmap.set_dpi(150, 150)
-    words: list[list[tuple[float, str]]] = [[] for _ in scaled]
+    words: list[list[Written]] = [[] for _ in scaled]
     with pymupdf.open("pdf", pixmap.pdfocr_tobytes(language=language, tessdata=str(folder))) as read:
         page = read[0]
         unit = sheet.shape[0] / page.rect.height
-        for x0, y0, _, y1, word, *_ in page.get_text("words"):
-            number = int(((y0 + y1) / 2 * unit - _GAP / 2) // pitch)
-            if 0 <= number < len(words):
-                words[number].append((x0, word))
-    backwards = _script(language) in RIGHT_TO_LEFT
-    return [" ".join(in_reading_order([word for _, word in sorted(line)], backwards=backwards)) for line in words]
+        for span in page.get_texttrace():
+            for word in words_of_trace(span["chars"]):
+                number = int((word.foot * unit - _GAP / 2) // pitch)
+                if 0 <= number < len(words):
+                    words[number].append(word)
+    script = _script(language)
+    return [line_of(line, script, _SPACE * height / unit) for line in words]
+
+
+def words_of_trace(characters: Sequence[Any]) -> list[Written]:
+    """What Tesseract took for words, their letters in the order of reading. Pure.
+
+    It writes each into the box that it has on the image, its letters side by side, and no spaces. MuPDF's own words do not go:
+    it joins what is near, and turns Arabic and Hebrew letters round, since they do not lie as they would in a text of their own.
+
+    Args:
+        characters: of a span of PyMuPDF's `Page.get_texttrace`: code point, glyph, origin, box.
+    """
+    words: list[Written] = []
+    edges: tuple[float, ...] = ()
+    for code, _, (_, foot), (x0, _, x1, _) in characters:
+        apart = min((abs(x - edge) for x in (x0, x1) for edge in edges), default=None)
+        if apart is not None and apart < _BESIDE * (x1 - x0):
+            last = words[-1]
+            words[-1] = last._replace(left=min(last.left, x0), right=max(last.right, x1), text=last.text + chr(code))
+        else:
+            words.append(Written(x0, x1, foot, chr(code)))
+        edges = x0, x1
+    return [word for word in words if not word.text.isspace()]
+
+
+def line_of(words: Sequence[Written], script: str, space: float) -> str:
+    """Words of one line, in any order, as its text. Pure.
+
+    Args:
+        space: least width of one, where Tesseract's words are syllables.
+    """
+    ordered = sorted(words)
+    texts: list[str] = []
+    right = -math.inf
+    for word in ordered:
+        if script in SYLLABIC and word.left - right < space:
+            texts[-1] += word.text
+        else:
+            texts.append(word.text)
+        right = max(right, word.right)
+    return " ".join(in_reading_order(texts, backwards=script in RIGHT_TO_LEFT))
 
 
 def in_reading_order(words: Sequence[str], *, backwards: bool) -> list[str]:
