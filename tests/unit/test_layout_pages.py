@@ -148,6 +148,22 @@ def test_a_page_too_large_to_render_gives_its_text_layer(convert: Convert) -> No
     assert "too large to render" in result.warnings[0]
 
 
+def test_an_image_of_gigabytes_in_the_place_of_a_pages_content_costs_nothing(convert: Convert) -> None:
+    made = page_of()
+    side = (100_000).to_bytes(4, "big")
+    # A segment that tells of a page of these sides, and nothing on it (ITU-T T.88, 7.2 and 7.4.8).
+    bomb = bytes((0, 0, 0, 0, 48, 0, 1, 0, 0, 0, 19)) + side + side + bytes(11)
+    number = made.get_new_xref()
+    made.update_object(number, "<<>>")
+    made.update_stream(number, bomb, new=True, compress=False)
+    made.xref_set_key(number, "Filter", "/JBIG2Decode")
+    contents = " ".join(f"{one} 0 R" for one in (*made[0].get_contents(), number, number, number))
+    made.xref_set_key(made[0].xref, "Contents", f"[{contents}]")
+    result = convert(made)
+    assert [text_of(result).count(sentence) for sentence in SENTENCES] == [1] * len(SENTENCES)
+    assert ([page.way for page in result.pages], result.warnings) == (["layout"], [])
+
+
 def test_links_to_the_web_are_links_and_others_are_their_text(convert: Convert) -> None:
     made = page_of()
     page = made[0]

@@ -47,6 +47,7 @@ _FLAGS: Final = (
 )
 _PATHS: Final = re.compile(rb"[\s\d](?:re|[lcvy])\s")
 """Operators of a content stream that draw."""
+_IMAGE_FILTERS: Final = re.compile("/(?:JBIG2|DCT|JPX|CCITTFax)Decode")
 _ROTATION: Final = {(1, 0): 0, (0, -1): 90, (-1, 0): 180, (0, 1): 270}
 """By how much a page must be turned clockwise for text that runs in a direction to run from left to right."""
 _UNSURE: Final = 0.75
@@ -478,7 +479,11 @@ def _images(page: Any) -> list[Box]:
 
 
 def _drawings(page: Any) -> int:
-    return len(_PATHS.findall(page.read_contents()))
+    document = page.parent
+    streams = [number for number in page.get_contents() if document.xref_is_stream(number)]
+    # Those of an image's filter hold no operators, and can hold gigabytes.
+    said = [number for number in streams if not _IMAGE_FILTERS.search(document.xref_get_key(number, "Filter")[1])]
+    return sum(len(_PATHS.findall(document.xref_stream(number) or b"")) for number in said)
 
 
 def _blank(page: Any) -> bool:
