@@ -49,11 +49,12 @@ class Hook:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 status = 500 if hook.failures else 204
                 hook.failures = max(0, hook.failures - 1)
-                self.send_response(status)
-                self.end_headers()
                 if status == 204:
+                    # Before the answer: the test looks as soon as that is there.
                     hook.received.append(body)
                     hook.then(body["subject"])
+                self.send_response(status)
+                self.end_headers()
 
             def log_message(self, *words: Any) -> None: ...
 
