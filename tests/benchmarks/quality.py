@@ -29,7 +29,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -62,6 +62,8 @@ class Record:
     cause: str = ""
     wall: float = 0.0
     cpu: float = 0.0
+    peak: int = 0
+    """MiB that one process had in memory at most, where that is known: on Linux, by the layout engine."""
     threads: int = 1
     score: list[float] = field(default_factory=list)
     scored: str = ""
@@ -197,6 +199,7 @@ def layout_engine(corpus: Path, threads: int) -> Iterator[Callable[[Document, Pa
             copy.chmod(0o644)
             assets = Path(tempfile.mkdtemp(prefix="assets-", dir=work))
             record = Record(document.file, document.sha256, "ok", threads=threads)
+            forget_peaks()
             begun, cpu = time.monotonic(), cpu_of_children()
             try:
                 result = pool.convert(copy, document.file, [], assets, lambda page, pages: None)
@@ -206,6 +209,7 @@ def layout_engine(corpus: Path, threads: int) -> Iterator[Callable[[Document, Pa
             except ConversionError as error:
                 record.outcome, record.cause = "failed", str(error)
             record.wall, record.cpu = round(time.monotonic() - begun, 3), round(cpu_of_children() - cpu, 3)
+            record.peak = peak_of_children()
             shutil.rmtree(assets)
             return record
 
@@ -215,8 +219,8 @@ def layout_engine(corpus: Path, threads: int) -> Iterator[Callable[[Document, Pa
             pool.close()
 
 
-def cpu_of_children() -> float:
-    """CPU seconds of everything below this process: what ended, and what lives."""
+def children() -> dict[int, float]:
+    """CPU seconds of every living process below this one, by its number."""
     ticks = os.sysconf("SC_CLK_TCK")
     parents: dict[int, int] = {}
     used: dict[int, float] = {}
@@ -228,14 +232,37 @@ def cpu_of_children() -> float:
                 continue
             parents[int(entry.name)] = int(fields[1])
             used[int(entry.name)] = sum(map(int, fields[11:15])) / ticks
-    mine = os.times()
-    total = mine.children_user + mine.children_system
+    found = {}
     for process in parents:
         above = parents[process]
         while above in parents and above != os.getpid():
             above = parents[above]
-        total += used[process] if above == os.getpid() else 0.0
-    return total
+        if above == os.getpid():
+            found[process] = used[process]
+    return found
+
+
+def cpu_of_children() -> float:
+    """CPU seconds of everything below this process: what ended, and what lives."""
+    mine = os.times()
+    return mine.children_user + mine.children_system + sum(children().values())
+
+
+def forget_peaks() -> None:
+    """Let the peaks of the children's memory count from now (proc(5), clear_refs); left as they are where that is denied."""
+    for process in children():
+        with suppress(OSError):
+            Path(f"/proc/{process}/clear_refs").write_text("5")
+
+
+def peak_of_children() -> int:
+    """MiB that the largest of those that live had in memory at most."""
+    peaks = [0]
+    for process in children():
+        with suppress(OSError):
+            found = re.search(r"^VmHWM:\s*(\d+) kB", Path(f"/proc/{process}/status").read_text(), re.M)
+            peaks += [int(found[1]) >> 10] if found else []
+    return max(peaks)
 
 
 def produce(
@@ -266,7 +293,8 @@ def produce(
             else:
                 record = by_plain(tool, corpus, document, path, threads)
             kept[tool].keep(document, record)
-            told = f"{record.outcome} {record.wall:.1f} s, {record.cpu:.1f} of CPU {record.cause[:120]}".rstrip()
+            most = f", {record.peak} MiB" if record.peak else ""
+            told = f"{record.outcome} {record.wall:.1f} s, {record.cpu:.1f} of CPU{most} {record.cause[:120]}".rstrip()
             sys.stderr.write(f"{number}/{len(todo)} {tool} {document.file}: {told}\n")
     return kept
 

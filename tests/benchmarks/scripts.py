@@ -2,7 +2,7 @@
 
     .venv/bin/python tests/benchmarks/scripts.py
 
-Article 1 of the Universal Declaration of Human Rights on a page, as a noisy JPEG of 200 dpi. Without: as the engine is where none
+Article 1 of the Universal Declaration of Human Rights on a page, as a noisy scan of 200 dpi. Without: as the engine is where none
 of that data is installed. How like the text what is read is, 0 to 1, as difflib has it; ends of lines count as spaces.
 """
 
@@ -16,10 +16,9 @@ from difflib import SequenceMatcher
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-import numpy as np  # noqa: E402
-import pymupdf  # noqa: E402
+from scans_kit import scan_of  # noqa: E402
 
 from tasks.engines.layout import scripts  # noqa: E402
 from tasks.engines.layout.choice import Way  # noqa: E402
@@ -37,23 +36,6 @@ TEXTS = {
     "tam": "மனிதப் பிறிவியினர் சகலரும் சுதந்திரமாகவே பிறக்கின்றனர்; அவர்கள் மதிப்பிலும், உரிமைகளிலும் சமமானவர்கள், அவர்கள் நியாயத்தையும் மனச்சாட்சியையும் இயற்பண்பாகப் பெற்றவர்கள்.",  # noqa: E501
     "tha": "มนุษย์ทั้งหลายเกิดมามีอิสระและเสมอภาคกันในเกียรติศักดิ์และสิทธิ ต่างมีเหตุผลและมโนธรรม และควรปฏิบัติต่อกันด้วยเจตนารมณ์แห่งภราดรภาพ",
 }
-DPI = 200
-
-
-def scan(text: str) -> pymupdf.Document:
-    """One page."""
-    source = pymupdf.open()
-    page = source.new_page()
-    page.insert_htmlbox(
-        pymupdf.Rect(60, 60, 540, 780), f'<p dir="auto">{text}</p>', css="* {font-size: 12px; line-height: 1.5}"
-    )
-    image = page.get_pixmap(dpi=DPI, colorspace=pymupdf.csGRAY)
-    grey = np.frombuffer(image.samples, np.uint8).reshape(image.height, image.width)
-    noisy = np.clip(0.9 * grey + 10 + np.random.default_rng(1).normal(0, 12, grey.shape), 0, 255).astype(np.uint8)
-    copied = pymupdf.Pixmap(pymupdf.csGRAY, image.width, image.height, noisy.tobytes(), False)
-    made = pymupdf.open()
-    made.new_page().insert_image(page.rect, stream=copied.tobytes("jpeg", jpg_quality=75))
-    return made
 
 
 @contextmanager
@@ -72,7 +54,7 @@ def without_data() -> Iterator[None]:
 
 def similarity(text: str, reader: Reader) -> tuple[float, Sequence[str]]:
     """How like the text what is read of its scan is, 0 to 1; the page's notes."""
-    with scan(text) as document:
+    with scan_of([text]) as document:
         read = PageReader(reader, 150, 100_000_000).read(document[0], Way.LAYOUT)
     found = " ".join(" ".join(block.text for block in read.blocks).split())
     return SequenceMatcher(a=text, b=found, autojunk=False).ratio(), read.notes

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pymupdf
 import pytest
+from scans_kit import scan_of
 
 from tasks.engines.layout import scripts
 from tasks.engines.layout.choice import Way
@@ -333,21 +334,6 @@ LINES = {
     ],
 }
 """In scripts that RapidOCR's model knows not at all or by single letters."""
-
-
-def scan_of(lines: list[str]) -> pymupdf.Document:
-    """A page with some noise, as a photocopy has it: on it, letters of other scripts look otherwise on their head."""
-    source = pymupdf.open()
-    page = source.new_page()
-    rows = "".join(f'<p dir="auto">{line}</p>' for line in lines)
-    page.insert_htmlbox(pymupdf.Rect(60, 60, 540, 500), rows, css="* {font-size: 14px; line-height: 1.6}")
-    image = page.get_pixmap(dpi=200, colorspace=pymupdf.csGRAY)
-    grey = np.frombuffer(image.samples, np.uint8).reshape(image.height, image.width)
-    noisy = np.clip(0.9 * grey + 10 + np.random.default_rng(1).normal(0, 12, grey.shape), 0, 255).astype(np.uint8)
-    made = pymupdf.open()
-    copied = pymupdf.Pixmap(pymupdf.csGRAY, image.width, image.height, noisy.tobytes(), False)
-    made.new_page(width=page.rect.width, height=page.rect.height).insert_image(page.rect, pixmap=copied)
-    return made
 
 
 @pytest.mark.parametrize("language", LINES)
