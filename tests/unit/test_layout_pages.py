@@ -359,6 +359,15 @@ def test_a_scan_in_a_script_that_nothing_here_reads_says_so(monkeypatch: pytest.
     assert read.seen.unsure == 1.0
 
 
+def test_lines_that_stay_unread_are_told_of_where_others_were_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        scripts, "read_again", lambda crops, mixed: ([*[None] * (len(crops) - 1), "слово"], [None] * len(mixed))
+    )
+    with scan_of(LINES["rus"]) as scan:
+        read = PageReader(Reader(), 150, 4_000_000).read(scan[0], Way.LAYOUT, render=True)
+    assert read.notes == [FOREIGN]
+
+
 def test_what_is_no_writing_does_not_become_letters() -> None:
     if scripts.data() is None:
         pytest.skip("no data of Tesseract's on this machine")

@@ -91,18 +91,19 @@ class Reader:
         ]
         lost = [number for number, line in enumerate(read) if line.score < DOUBTED or alien(line)]
         much = LOST * sum(_length(line.quad) for line in read)
-        foreign = sum(_length(line.quad) for line in read if alien(line)) > much
+        unknown = {number for number, line in enumerate(read) if alien(line)}
         if sum(_length(read[number].quad) for number in lost) > much:
             mixed = [number for number in range(len(read)) if number not in lost and read[number].score < _PLAIN]
             both = scripts.read_again([crops[number] for number in lost], [crops[number] for number in mixed])
-            foreign = foreign and not any(both[0])
             for number, text in zip([*lost, *mixed], [*both[0], *both[1]], strict=True):
                 line = read[number]
                 if text is not None and (number in lost or _written(text) > MORE * _written(line.text)):
                     read[number] = replace(line, text=text, score=SURE)
+                    unknown.discard(number)
                 elif unreadable(line):
                     # As unsure as can be, whatever the model thinks of the punctuation.
                     read[number] = replace(line, score=min(line.score, LEAST_SCORE))
+        foreign = sum(_length(read[number].quad) for number in unknown) > much
         return [line for line in read if line.text.strip() and line.score >= LEAST_SCORE], foreign
 
     def upright(self, image: Any, quads: Any) -> bool | None:
